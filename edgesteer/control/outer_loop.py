@@ -1,0 +1,85 @@
+"""The outer loop, across tokens: measure how much of the concept the text carries, and let go once it is on target.
+
+Pure arithmetic; this file knows no llama.cpp. The regulated quantity is the intrinsic alpha: what the sensor reads
+minus what the controller's own push adds to it (linear in the control, calibrated at export) and minus what neutral
+text reads at that position.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+
+from edgesteer.controller import Array, Sensor
+
+
+class Effort(Protocol):
+    """How much of the inner loop's control acts on the next token: a factor from 0 to 1."""
+
+    def effort(self) -> float: ...
+
+    def observe(self, alpha: float, control: Array) -> None: ...
+
+
+class FullEffort:
+    """Open loop across tokens: the inner loop acts on every token alike."""
+
+    def effort(self) -> float:
+        return 1.0
+
+    def observe(self, alpha: float, control: Array) -> None:
+        """Nothing is fed back."""
+
+
+class Decay:
+    """Open-loop decay, the baseline that feedback has to beat: effort exp(-k / tokens) at the k-th token."""
+
+    def __init__(self, tokens: float) -> None:
+        self._rate = 1.0 / tokens
+        self._count = 0
+
+    def effort(self) -> float:
+        return math.exp(-self._rate * self._count)
+
+    def observe(self, alpha: float, control: Array) -> None:
+        self._count += 1
+
+
+class OuterLoop:
+    """Feedback on a running mean m of the intrinsic alpha: effort clip((reference - m) / reference, 0, 1).
+
+    sensor: the calibrated sensor. strength: the dial; reference = strength * sensor.target, so that half the strength
+    asks for half the level, and a negative one for the same on the other side.
+    """
+
+    def __init__(self, sensor: Sensor, strength: float) -> None:
+        self._sensor = sensor
+        self._reference = strength * sensor.target
+        self._count = 0
+        self.mean = 0.0
+        self.intrinsic = 0.0
+
+    def start(self, prompt_alpha: Array) -> None:
+        """Begin from the prompt: its mean alpha above neutral, weighted by min(1, length / memory).
+
+        prompt_alpha: (length,) the sensor's readings over the prompt's own words; readings that are NaN are left out.
+        """
+        readings = prompt_alpha[np.isfinite(prompt_alpha)]
+        if len(readings):
+            weight = min(1.0, len(readings) / self._sensor.memory_tokens)
+            self.mean = weight * (float(readings.mean()) - self._sensor.prompt_mean)
+
+    def effort(self) -> float:
+        if self._reference == 0:
+            return 0.0
+        return min(1.0, max(0.0, 1.0 - self.mean / self._reference))
+
+    def observe(self, alpha: float, control: Array) -> None:
+        """Take in one generated token. alpha: the sensor's reading; control: (m,) at the steered blocks."""
+        neutral = self._sensor.position_mean
+        expected = neutral[min(self._count, len(neutral) - 1)]
+        self.intrinsic = alpha - float(self._sensor.push @ control) - float(expected)
+        self.mean += (self.intrinsic - self.mean) / self._sensor.memory_tokens
+        self._count += 1

@@ -1,0 +1,1 @@
+"""The exporter: PyTorch model and contrast prompts in, sidecar out. Imports torch; knows nothing of llama.cpp."""

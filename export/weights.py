@@ -1,0 +1,132 @@
+"""Load the base model for export: a GGUF file (dequantized by transformers) or a Hugging Face folder, in float32.
+
+Everything downstream sees a LoadedModel; only this file knows where transformers keeps a model's blocks and embedding.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgesteer.chat import ChatTemplate, conversation
+from edgesteer.concept import Example
+from edgesteer.errors import ModelError
+from edgesteer.fingerprint import Fingerprint, fingerprint_of_gguf, sha256_of_files, tokenizer_digest
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """Token ids of one text; the completion is the part whose activations count."""
+
+    tokens: torch.Tensor
+    """(length,) int64."""
+    completion_start: int
+    prompt_start: int = 0
+    """Where the user's own words begin."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model in float32 with what the exporter needs to know of it."""
+
+    network: Any
+    """The transformers model; its call takes input_ids and returns an object with .logits."""
+    tokenizer: Any
+    blocks: nn.ModuleList
+    chat: ChatTemplate
+    fingerprint: Fingerprint
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def width(self) -> int:
+        return self.fingerprint.width
+
+    def tokenize(self, example: Example) -> TokenizedText:
+        """Return the tokens of a chat turn and its answer, or of a plain text when the prompt is empty.
+
+        Prompt and completion are tokenized apart, because that is where generation starts.
+        """
+        if not example.prompt or self.chat.source is None:
+            prefix = f"{example.prompt} " if example.prompt else ""
+        else:
+            prefix = self.chat.render(conversation(example.prompt, example.system))
+        bos = [self.tokenizer.bos_token_id] if self.chat.adds_bos else []
+        head = bos + self._encode(prefix)
+        before_words = bos + self._encode(prefix[: prefix.rfind(example.prompt)])
+        tokens = head + self._encode(example.completion)
+        return TokenizedText(torch.tensor(tokens, dtype=torch.int64), len(head), len(before_words))
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+        return ids
+
+
+def load_model(path: Path) -> LoadedModel:
+    """Load a GGUF file or a Hugging Face folder as float32 on the CPU.
+
+    Raises ModelError when transformers cannot read it or its blocks cannot be found.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    source = (str(path.parent), {"gguf_file": path.name}) if path.is_file() else (str(path), {})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source[0], **source[1])
+        network = AutoModelForCausalLM.from_pretrained(
+            source[0], dtype=torch.float32, attn_implementation="eager", **source[1]
+        ).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            "transformers cannot load this model", where=path, found=str(error).split("\n")[0],
+            remedy="Use a GGUF of an architecture that transformers can dequantize, or a Hugging Face folder.",
+        ) from error
+    network.requires_grad_(False)
+    fingerprint = fingerprint_of_gguf(path) if path.is_file() else fingerprint_of_folder(path, network, tokenizer)
+    return LoadedModel(network, tokenizer, find_blocks(network, path), chat_template(tokenizer), fingerprint)
+
+
+def find_blocks(network: Any, path: Path) -> nn.ModuleList:
+    """Return the list of transformer blocks. Raises ModelError when the model keeps it nowhere known."""
+    blocks = getattr(getattr(network, "model", None), "layers", None)
+    if not isinstance(blocks, nn.ModuleList):
+        raise ModelError(
+            "cannot find the transformer blocks", where=path, expected="a model with .model.layers",
+            found=type(network).__name__, remedy="This architecture is not supported yet.",
+        )
+    return blocks
+
+
+def chat_template(tokenizer: Any) -> ChatTemplate:
+    """Return the tokenizer's chat template; adds_bos is read off what the tokenizer does with an empty text."""
+    ids = tokenizer("").input_ids
+    return ChatTemplate(
+        source=tokenizer.chat_template,
+        bos=tokenizer.bos_token or "",
+        eos=tokenizer.eos_token or "",
+        adds_bos=bool(ids) and ids[0] == tokenizer.bos_token_id,
+    )
+
+
+def fingerprint_of_folder(path: Path, network: Any, tokenizer: Any) -> Fingerprint:
+    """Return the fingerprint of a Hugging Face folder; model_sha256 covers its weight files in name order."""
+    config = network.config.get_text_config()
+    tokens = tokenizer.convert_ids_to_tokens(list(range(config.vocab_size)))
+    return Fingerprint(
+        architecture=config.model_type.removesuffix("_text"),
+        n_blocks=config.num_hidden_layers,
+        width=config.hidden_size,
+        tokenizer_sha256=tokenizer_digest(len(tokens), lambda i: (tokens[i] or "").encode()),
+        model_sha256=sha256_of_files(sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))),
+        model_name=path.name,
+    )

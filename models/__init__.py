@@ -1,0 +1,1 @@
+"""Data, not code: where base models come from, the built-in concepts, and neutral text."""
