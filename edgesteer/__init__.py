@@ -1,7 +1,45 @@
-"""Steer a local, quantized LLM while it runs on llama.cpp, by feedback control on its activations."""
+"""Steer a local, quantized LLM while it runs on llama.cpp, by feedback control on its activations.
+
+This is what both halves share. `edgesteer.export` makes sidecars with PyTorch, `edgesteer.runtime` runs them on
+llama.cpp; importing edgesteer loads neither.
+"""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 
+from edgesteer.concept import ConceptSet, load_concept
+from edgesteer.controller import Controller
+from edgesteer.errors import (
+    ConceptError,
+    EdgeSteerError,
+    EngineError,
+    FingerprintError,
+    MissingExtraError,
+    ModelError,
+    SafeRangeWarning,
+    SidecarError,
+    SteeringError,
+)
+from edgesteer.sidecar import Sidecar, read_sidecar, write_sidecar
+
 __version__ = version("edgesteer")
+
+__all__ = [
+    "ConceptError",
+    "ConceptSet",
+    "Controller",
+    "EdgeSteerError",
+    "EngineError",
+    "FingerprintError",
+    "MissingExtraError",
+    "ModelError",
+    "SafeRangeWarning",
+    "Sidecar",
+    "SidecarError",
+    "SteeringError",
+    "__version__",
+    "load_concept",
+    "read_sidecar",
+    "write_sidecar",
+]

@@ -44,16 +44,14 @@ class ChatTemplate:
             raise ModelError("the model has no chat template", remedy="Use plain text (--raw) with this model.")
         try:
             text = self._render(self.source, messages, add_generation_prompt)
-        except TemplateError as error:
+        except Exception as error:  # a template is a program: it raises what Python raises
             if messages and messages[0]["role"] == "system":
                 return self.render(merge_system(messages), add_generation_prompt=add_generation_prompt)
             raise ModelError("the chat template cannot render these messages", found=error) from error
         return text.removeprefix(self.bos) if self.adds_bos and self.bos else text
 
     def _render(self, source: str, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         context: dict[str, Any] = {

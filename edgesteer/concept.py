@@ -84,8 +84,12 @@ def load_concept(path: Path) -> ConceptSet:
     parsers = {".toml": parse_toml, ".jsonl": parse_jsonl}
     parse = parsers.get(path.suffix.lower())
     if parse is None:
-        raise ConceptError("unknown kind of concept file", where=path, expected=" or ".join(parsers),
-                           found=path.suffix or "no suffix")
+        raise ConceptError(
+            "unknown kind of concept file",
+            where=path,
+            expected=" or ".join(parsers),
+            found=path.suffix or "no suffix",
+        )
     header, entries = parse(read_text(path), str(path))
     check_no_repeats(entries)
     positive = pole_examples(header.positive, entries, path)
@@ -122,14 +126,14 @@ def resolve_concept(name_or_path: str) -> Path:
         return builtin[name_or_path]
     if Path(name_or_path).is_file():
         return Path(name_or_path)
-    raise ConceptError("no such concept", where=name_or_path,
-                       expected=f"a file or one of {', '.join(builtin)}")
+    raise ConceptError("no such concept", where=name_or_path, expected=f"a file or one of {', '.join(builtin)}")
 
 
 def parse_toml(text: str, where: str) -> tuple[Header, list[Entry]]:
     """Read the header and all three forms of a TOML concept."""
-    document = as_table(decode_toml(text, where), where, required=Header._fields,
-                        optional=("pairs", "lists", "template"))
+    document = as_table(
+        decode_toml(text, where), where, required=Header._fields, optional=("pairs", "lists", "template")
+    )
     header = as_header(document, where)
     entries = [
         *pair_entries(document.get("pairs", []), header, f"{where}: pairs"),
@@ -144,18 +148,19 @@ def parse_jsonl(text: str, where: str) -> tuple[Header, list[Entry]]:
     """Read a JSONL concept: the header's object, then one object a line with its pole's name."""
     lines = [(f"{where}: line {n}", line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
-        raise ConceptError("the file is empty", where=where,
-                           expected="a first line with name, positive and negative")
+        raise ConceptError("the file is empty", where=where, expected="a first line with name, positive and negative")
     place, first = lines[0]
     header = as_header(as_table(decode_json(first, place), place, required=Header._fields), place)
     entries = []
     for place, line in lines[1:]:
-        table = as_table(decode_json(line, place), place, required=("pole", "completion"),
-                         optional=("prompt", "system"))
+        table = as_table(
+            decode_json(line, place), place, required=("pole", "completion"), optional=("prompt", "system")
+        )
         pole = as_text(table["pole"], "pole", place)
         if pole not in (header.positive, header.negative):
-            raise ConceptError("unknown pole", where=place,
-                               expected=f"{header.positive} or {header.negative}", found=pole)
+            raise ConceptError(
+                "unknown pole", where=place, expected=f"{header.positive} or {header.negative}", found=pole
+            )
         entries.append(Entry(place, pole, as_example(table, table["completion"], place)))
     return header, entries
 
@@ -179,8 +184,12 @@ def list_entries(lists: object, header: Header, where: str) -> Iterator[Entry]:
 
 def template_entries(template: object, header: Header, where: str) -> Iterator[Entry]:
     """`[template]`: every combination of the shared slots and the pole's own slots."""
-    table = as_table(template, where, required=("completion",),
-                     optional=("prompt", "system", "slots", "positive", "negative"))
+    table = as_table(
+        template,
+        where,
+        required=("completion",),
+        optional=("prompt", "system", "slots", "positive", "negative"),
+    )
     texts = present_texts(table, ("prompt", "completion", "system"), where)
     shared = slot_values(table.get("slots", {}), f"{where}.slots")
     for side, pole in header.poles:
@@ -204,8 +213,11 @@ def check_slots(texts: dict[str, str], slots: dict[str, list[str]], where: str) 
     """Raise ConceptError unless the slots that the texts use are exactly the ones that are defined."""
     used = {name for text in texts.values() for name in SLOT.findall(text)}
     if undefined := sorted(used - slots.keys()):
-        raise ConceptError(f"slot {{{undefined[0]}}} is used but not defined", where=where,
-                           expected=f"one of {', '.join(slots) or 'no slots'}")
+        raise ConceptError(
+            f"slot {{{undefined[0]}}} is used but not defined",
+            where=where,
+            expected=f"one of {', '.join(slots) or 'no slots'}",
+        )
     if unused := sorted(slots.keys() - used):
         raise ConceptError(f"slot {{{unused[0]}}} is defined but not used", where=where)
 
@@ -218,8 +230,12 @@ def pole_examples(pole: str, entries: Iterable[Entry], path: Path) -> tuple[Exam
     """The examples of one pole; raises ConceptError when there are too few to tell a mean from a text."""
     examples = tuple(entry.example for entry in entries if entry.pole == pole)
     if len(examples) < MIN_EXAMPLES:
-        raise ConceptError(f'pole "{pole}" has too few texts', where=path,
-                           expected=f"at least {MIN_EXAMPLES}", found=len(examples))
+        raise ConceptError(
+            f'pole "{pole}" has too few texts',
+            where=path,
+            expected=f"at least {MIN_EXAMPLES}",
+            found=len(examples),
+        )
     return examples
 
 
@@ -230,8 +246,9 @@ def check_no_repeats(entries: Iterable[Entry]) -> None:
         first = seen.setdefault(entry.example, entry)
         if first is not entry:
             what = "the text is repeated" if first.pole == entry.pole else "the same text is in both poles"
-            raise ConceptError(what, where=entry.where, found=f"first at {first.where}",
-                               remedy="Remove one of the two.")
+            raise ConceptError(
+                what, where=entry.where, found=f"first at {first.where}", remedy="Remove one of the two."
+            )
 
 
 def digest(header: Header, positive: tuple[Example, ...], negative: tuple[Example, ...]) -> str:
@@ -275,8 +292,9 @@ def as_table(
     if not isinstance(value, dict):
         raise ConceptError("not a table of keys and values", where=where, found=type(value).__name__)
     if optional is not None and (unknown := [key for key in value if key not in required + optional]):
-        raise ConceptError(f'unknown key "{unknown[0]}"', where=where,
-                           expected=f"one of {', '.join(required + optional)}")
+        raise ConceptError(
+            f'unknown key "{unknown[0]}"', where=where, expected=f"one of {', '.join(required + optional)}"
+        )
     if missing := [key for key in required if key not in value]:
         raise ConceptError(f'key "{missing[0]}" is missing', where=where)
     return value

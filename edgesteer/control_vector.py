@@ -84,8 +84,11 @@ def export_control_vector(path: str | os.PathLike[str], controller: Controller) 
         if block > 0
     }
     if not tensors:
-        raise SidecarError("steers block 0 alone, which a control vector cannot hold", where=controller.name,
-                           remedy="Export a controller that steers later blocks.")
+        raise SidecarError(
+            "steers block 0 alone, which a control vector cannot hold",
+            where=controller.name,
+            remedy="Export a controller that steers later blocks.",
+        )
     metadata = {
         f"{ARCHITECTURE}.model_hint": controller.name,
         f"{ARCHITECTURE}.layer_count": np.int32(len(tensors)),

@@ -29,6 +29,8 @@ Array = NDArray[np.float32]
 
 LAWS = ("lqr", "a-lqr", "add")
 MODES = ("one-sided", "hold", "floor", "ceiling")
+FADE_IN = 0.25
+"""Strength from which `lqr` works at full effort; see Controller.command."""
 
 
 class Command(NamedTuple):
@@ -138,9 +140,13 @@ class Controller:
         require(self.law in LAWS, self.name, "unknown law", expected=" or ".join(LAWS), found=self.law)
         require(self.mode in MODES, self.name, "unknown mode", expected=" or ".join(MODES), found=self.mode)
         require(
-            bool(self.blocks) and list(self.blocks) == sorted(set(self.blocks)) and self.blocks[0] >= 0
+            bool(self.blocks)
+            and list(self.blocks) == sorted(set(self.blocks))
+            and self.blocks[0] >= 0
             and self.blocks[-1] < self.n_blocks,
-            self.name, "steered blocks are wrong", expected=f"ascending numbers below {self.n_blocks}",
+            self.name,
+            "steered blocks are wrong",
+            expected=f"ascending numbers below {self.n_blocks}",
             found=self.blocks,
         )
         m = len(self.blocks)
@@ -148,32 +154,62 @@ class Controller:
         check_tensor(self.gain, (m, width), f"{self.name}.gain")
         for name in ("offset", "rest", "span"):
             check_tensor(getattr(self, name), (m,), f"{self.name}.{name}")
-        require((self.probe is None) == (self.law == "add"), self.name, "probe does not fit the law",
-                expected="a probe for every law but add", found=f"law {self.law}")
+        require(
+            (self.probe is None) == (self.law == "add"),
+            self.name,
+            "probe does not fit the law",
+            expected="a probe for every law but add",
+            found=f"law {self.law}",
+        )
         if self.probe is not None:
             check_tensor(self.probe, (m, width), f"{self.name}.probe")
         if self.sensor is not None:
             check_tensor(self.sensor.probe, (width,), f"{self.name}.sensor.probe")
             check_tensor(self.sensor.push, (m,), f"{self.name}.sensor.push")
-            check_tensor(self.sensor.position_mean, (len(self.sensor.position_mean),), f"{self.name}.sensor.position_mean")
-            require(0 <= self.sensor.block < self.n_blocks, self.name, "sensor block is outside the model",
-                    expected=f"0 to {self.n_blocks - 1}", found=self.sensor.block)
+            check_tensor(
+                self.sensor.position_mean,
+                (len(self.sensor.position_mean),),
+                f"{self.name}.sensor.position_mean",
+            )
+            require(
+                0 <= self.sensor.block < self.n_blocks,
+                self.name,
+                "sensor block is outside the model",
+                expected=f"0 to {self.n_blocks - 1}",
+                found=self.sensor.block,
+            )
+            require(
+                self.sensor.memory_tokens >= 1 and len(self.sensor.position_mean) > 0,
+                self.name,
+                "sensor cannot be averaged over tokens",
+                expected="memory_tokens of at least 1, and a neutral value of some position",
+                found=f"{self.sensor.memory_tokens:g} and {len(self.sensor.position_mean)} values",
+            )
         if self.statistics is not None:
             for f in fields(Statistics):
                 check_tensor(getattr(self.statistics, f.name), (self.n_blocks,), f"{self.name}.statistics.{f.name}")
         low, high = self.safe_range
-        require(low <= 0 <= high, self.name, "safe range does not hold 0", expected="low <= 0 <= high",
-                found=self.safe_range)
+        require(
+            low <= 0 <= high,
+            self.name,
+            "safe range does not hold 0",
+            expected="low <= 0 <= high",
+            found=self.safe_range,
+        )
 
     def command(self, strength: float, mode: str | None = None) -> Command:
         """Turn the dial's position into the law's scalars: 0 is off, 1 the calibrated setting, -1 its mirror.
 
-        The setpoint moves linearly with the strength. The feedback laws that rest at a nonzero setpoint also fade
-        their effort below strength 1, so that the dial has no step at 0.
+        The setpoint moves linearly with the strength. `lqr` holds even at the setpoint of strength 0, so there the
+        effort fades in over the first FADE_IN of the dial, which then has no step at 0.
         """
         if not np.isfinite(strength):
-            raise SteeringError("strength is not a finite number", where=self.name, found=strength,
-                                remedy="Give a number such as 0.8.")
+            raise SteeringError(
+                "strength is not a finite number",
+                where=self.name,
+                found=strength,
+                remedy="Give a number such as 0.8.",
+            )
         chosen = mode or self.mode
         if chosen not in MODES:
             raise SteeringError("unknown mode", where=self.name, expected=" or ".join(MODES), found=chosen)
@@ -181,7 +217,7 @@ class Controller:
             chosen = "hold"  # nothing is measured, so there is no side to restrict
         if chosen == "one-sided":
             chosen = "floor" if strength > 0 else "ceiling"
-        effort = min(1.0, abs(strength)) if self.law == "lqr" else float(strength != 0)
+        effort = min(1.0, abs(strength) / FADE_IN) if self.law == "lqr" else float(strength != 0)
         return Command(level=strength * self.scale, effort=effort, mode=chosen)
 
 
@@ -193,7 +229,16 @@ def require(condition: bool, where: str, what: str, **details: Any) -> None:
 
 def check_tensor(tensor: Array, shape: tuple[int, ...], name: str) -> None:
     """Raise SidecarError unless the tensor is float32, has this shape and holds finite values only."""
-    require(tensor.dtype == np.float32 and tensor.shape == shape, name, "tensor has the wrong shape or type",
-            expected=f"float32 {shape}", found=f"{tensor.dtype} {tensor.shape}")
-    require(bool(np.isfinite(tensor).all()), name, "tensor holds a value that is not finite",
-            found=f"{int((~np.isfinite(tensor)).sum())} such values")
+    require(
+        tensor.dtype == np.float32 and tensor.shape == shape,
+        name,
+        "tensor has the wrong shape or type",
+        expected=f"float32 {shape}",
+        found=f"{tensor.dtype} {tensor.shape}",
+    )
+    require(
+        bool(np.isfinite(tensor).all()),
+        name,
+        "tensor holds a value that is not finite",
+        found=f"{int((~np.isfinite(tensor)).sum())} such values",
+    )

@@ -1,15 +1,15 @@
 """Every error that edgesteer raises on purpose, and the one way in which it words them.
 
-    EdgeSteerError
-    |- ConceptError        a contrast set that cannot be used
-    |- SidecarError        a file that is not a valid sidecar
-    |  `- FingerprintError a valid sidecar of another model
-    |- ModelError          a base model that cannot be found, read or steered
-    |- SteeringError       a request that no controller can carry out
-    |- EngineError         llama.cpp reported a failure
-    `- MissingExtraError   an optional part of edgesteer is not installed
+EdgeSteerError
+|- ConceptError        a contrast set that cannot be used
+|- SidecarError        a file that is not a valid sidecar
+|  `- FingerprintError a valid sidecar of another model
+|- ModelError          a base model that cannot be found, read or steered
+|- SteeringError       a request that no controller can carry out
+|- EngineError         llama.cpp reported a failure
+`- MissingExtraError   an optional part of edgesteer is not installed
 
-    SafeRangeWarning       the strength is outside the range that the sidecar calls safe
+SafeRangeWarning       the strength is outside the range that the sidecar calls safe
 """
 
 

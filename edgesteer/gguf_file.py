@@ -52,9 +52,7 @@ def write_gguf(
 
 
 @contextmanager
-def open_gguf(
-    path: str | os.PathLike[str], failure: type[EdgeSteerError], remedy: str
-) -> Iterator[GGUFReader]:
+def open_gguf(path: str | os.PathLike[str], failure: type[EdgeSteerError], remedy: str) -> Iterator[GGUFReader]:
     """Open a GGUF for the time of the body, which must copy out what it keeps: the file is mapped, not read.
 
     Raises `failure`, with the file's name and the remedy, when the file is missing, cannot be read, is no

@@ -94,14 +94,22 @@ class PackageEntry(ModelEntry):
     def fetch(self) -> Path:
         self.require_installed()
         if self.path is None:
-            raise ModelError("package lacks its model file", where=self.package, expected=self.file,
-                             remedy=self.remedy("--force-reinstall "))
+            raise ModelError(
+                "package lacks its model file",
+                where=self.package,
+                expected=self.file,
+                remedy=self.remedy("--force-reinstall "),
+            )
         return self.path
 
     def require_installed(self) -> None:
         if not self.installed:
-            raise ModelError("model is not installed", where=self.name,
-                             expected=f"the Python package {self.package}", remedy=self.remedy())
+            raise ModelError(
+                "model is not installed",
+                where=self.name,
+                expected=f"the Python package {self.package}",
+                remedy=self.remedy(),
+            )
 
     def remedy(self, option: str = "") -> str:
         wanted = f'"edgesteer[{self.extra}]"' if self.extra and not option else self.package
@@ -132,8 +140,12 @@ class AssembledEntry(PackageEntry):
         try:
             importlib.import_module(self.module).assemble(target)
         except (ImportError, AttributeError, FileNotFoundError, ValueError) as error:
-            raise ModelError("model cannot be joined from its parts", where=self.package, found=error,
-                             remedy=self.remedy("--force-reinstall ")) from error
+            raise ModelError(
+                "model cannot be joined from its parts",
+                where=self.package,
+                found=error,
+                remedy=self.remedy("--force-reinstall "),
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -163,8 +175,12 @@ class HubEntry(ModelEntry):
         try:
             return Path(client.hf_hub_download(self.repo, self.file, revision=self.revision))
         except Exception as error:  # the client raises its own errors, its HTTP library's and OSError
-            raise ModelError("model cannot be downloaded", where=self.source, found=error,
-                             remedy="Check the network, or give the path of a GGUF file.") from error
+            raise ModelError(
+                "model cannot be downloaded",
+                where=self.source,
+                found=error,
+                remedy="Check the network, or give the path of a GGUF file.",
+            ) from error
 
 
 ENTRY_KINDS: dict[str, type[ModelEntry]] = {
@@ -192,8 +208,12 @@ def resolve_model(name_or_path: str) -> Path:
         return require_sha256(entries[name_or_path].fetch(), entries[name_or_path].sha256)
     if path.suffix == ".gguf" or len(path.parts) > 1:
         raise ModelError("no such file", where=path, remedy="Check the path, or see `edgesteer models list`.")
-    raise ModelError("unknown model", where=name_or_path, expected=f"a path or one of {', '.join(entries)}",
-                     remedy="See `edgesteer models list`.")
+    raise ModelError(
+        "unknown model",
+        where=name_or_path,
+        expected=f"a path or one of {', '.join(entries)}",
+        remedy="See `edgesteer models list`.",
+    )
 
 
 def list_models() -> list[ModelEntry]:
@@ -218,16 +238,19 @@ def parse_registry(text: str, where: str) -> list[ModelEntry]:
 def parse_entry(name: str, table: Any, where: str) -> ModelEntry:
     remedy = "Mend the entry; models/registry.toml shows the form."
     if not isinstance(table, dict) or table.get("from") not in ENTRY_KINDS:
-        raise ModelError("entry does not say where its model comes from", where=where,
-                         expected=f"from = {' or '.join(ENTRY_KINDS)}", remedy=remedy)
+        raise ModelError(
+            "entry does not say where its model comes from",
+            where=where,
+            expected=f"from = {' or '.join(ENTRY_KINDS)}",
+            remedy=remedy,
+        )
     if not all(isinstance(value, str) for value in table.values()):
         raise ModelError("entry holds a value that is not a text", where=where, remedy=remedy)
     arguments = {key: value for key, value in table.items() if key != "from"}
     try:
         return ENTRY_KINDS[table["from"]](name=name, **arguments)
     except TypeError as error:
-        raise ModelError("entry lacks a key or has an unknown one", where=where, found=error,
-                         remedy=remedy) from error
+        raise ModelError("entry lacks a key or has an unknown one", where=where, found=error, remedy=remedy) from error
 
 
 def require_gguf(path: Path) -> Path:
@@ -250,9 +273,13 @@ def require_sha256(path: Path, expected: str) -> Path:
         return path
     found = sha256_of_file(path)
     if found != expected:
-        raise ModelError("model file is damaged or another version", where=path,
-                         expected=f"sha256 {expected}", found=found,
-                         remedy="Delete it and install or download it again.")
+        raise ModelError(
+            "model file is damaged or another version",
+            where=path,
+            expected=f"sha256 {expected}",
+            found=found,
+            remedy="Delete it and install or download it again.",
+        )
     with suppress(OSError):  # a cache that cannot be written costs time, not the model
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.touch()
@@ -267,8 +294,11 @@ def hub() -> Any:
     try:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
-        raise MissingExtraError("models on the hub need an optional package", expected="huggingface_hub",
-                                remedy='Run: pip install "edgesteer[hub]"') from error
+        raise MissingExtraError(
+            "models on the hub need an optional package",
+            expected="huggingface_hub",
+            remedy='Run: pip install "edgesteer[hub]"',
+        ) from error
 
 
 def cache_folder() -> Path:

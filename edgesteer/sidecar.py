@@ -52,13 +52,23 @@ class Sidecar:
     def __post_init__(self) -> None:
         require(bool(self.controllers), "sidecar", "holds no controller")
         for name, controller in self.controllers.items():
-            require(CONTROLLER_NAME.fullmatch(name) is not None, name, "controller's name cannot be stored",
-                    expected="letters, digits, - and _", found=repr(name))
+            require(
+                CONTROLLER_NAME.fullmatch(name) is not None,
+                name,
+                "controller's name cannot be stored",
+                expected="letters, digits, - and _",
+                found=repr(name),
+            )
             require(controller.name == name, name, "controller has another name", found=controller.name)
             for size in ("n_blocks", "width"):
                 ours, theirs = getattr(controller, size), getattr(self.fingerprint, size)
-                require(ours == theirs, name, f"controller's {size} is not the model's",
-                        expected=theirs, found=ours)
+                require(
+                    ours == theirs,
+                    name,
+                    f"controller's {size} is not the model's",
+                    expected=theirs,
+                    found=ours,
+                )
 
 
 def write_sidecar(path: str | os.PathLike[str], sidecar: Sidecar) -> None:
@@ -116,16 +126,24 @@ def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
     with open_gguf(path, SidecarError, REMEDY) as reader:
         architecture = metadata_value(reader, "general.architecture")
         if architecture != ARCHITECTURE:
-            raise SidecarError("not a sidecar", expected=f"architecture {ARCHITECTURE}", found=architecture,
-                               remedy="Give a file that `edgesteer export` wrote.")
+            raise SidecarError(
+                "not a sidecar",
+                expected=f"architecture {ARCHITECTURE}",
+                found=architecture,
+                remedy="Give a file that `edgesteer export` wrote.",
+            )
         _check_version(metadata_value(reader, VERSION_KEY))
         return _Decoder(reader).sidecar()
 
 
 def _check_version(version: object) -> None:
     if version != FORMAT_VERSION:
-        raise SidecarError("sidecar has another format version", expected=FORMAT_VERSION, found=version,
-                           remedy="Update edgesteer, or run `edgesteer export` again.")
+        raise SidecarError(
+            "sidecar has another format version",
+            expected=FORMAT_VERSION,
+            found=version,
+            remedy="Update edgesteer, or run `edgesteer export` again.",
+        )
 
 
 class _Decoder:
@@ -168,14 +186,25 @@ class _Decoder:
         value = metadata_value(self.reader, key)
         require(value is not None, key, "key is missing")
         if get_origin(hint) is not tuple:
-            require(type(value) is hint, key, "value has the wrong type",
-                    expected=hint.__name__, found=repr(value))
+            require(
+                type(value) is hint,
+                key,
+                "value has the wrong type",
+                expected=hint.__name__,
+                found=repr(value),
+            )
             return _checked(value, key)
         item, *others = get_args(hint)
         length = "any number of" if Ellipsis in others else 1 + len(others)
-        require(isinstance(value, list) and all(type(each) is item for each in value)
-                and length in ("any number of", len(value)), key,
-                "value has the wrong type", expected=f"{length} {item.__name__}", found=repr(value))
+        require(
+            isinstance(value, list)
+            and all(type(each) is item for each in value)
+            and length in ("any number of", len(value)),
+            key,
+            "value has the wrong type",
+            expected=f"{length} {item.__name__}",
+            found=repr(value),
+        )
         return _checked(tuple(value), key)
 
 

@@ -46,8 +46,11 @@ def _architecture(path: str | os.PathLike[str]) -> object:
 def _read_control_vector(path: str | os.PathLike[str], loaded: Fingerprint | None) -> SteeringFile:
     controller = control_vector.import_control_vector(path, n_blocks=loaded.n_blocks if loaded else None)
     if loaded is not None and controller.width != loaded.width:
-        raise FingerprintError("control vector belongs to another model", where=path,
-                               expected=f"width {loaded.width} ({loaded.model_name})",
-                               found=f"width {controller.width}",
-                               remedy="Load the model that it was made for.")
+        raise FingerprintError(
+            "control vector belongs to another model",
+            where=path,
+            expected=f"width {loaded.width} ({loaded.model_name})",
+            found=f"width {controller.width}",
+            remedy="Load the model that it was made for.",
+        )
     return SteeringFile({controller.name: controller}, None)

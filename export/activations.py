@@ -83,20 +83,31 @@ class Activations:
 
     def select(self, texts: NDArray[np.bool_]) -> Activations:
         """Return the activations of some of the texts; texts: (P,) mask."""
-        kept = texts[self.text]
-        renumbered = (np.cumsum(texts) - 1)[self.text[kept]]
-        return Activations(self.tokens[kept], renumbered, self.position[kept])
+        kept = self.where(texts[self.text])
+        return Activations(kept.tokens, (np.cumsum(texts) - 1)[kept.text], kept.position)
+
+    def where(self, tokens: NDArray[np.bool_]) -> Activations:
+        """Return some of the tokens; tokens: (N,) mask."""
+        return Activations(self.tokens[tokens], self.text[tokens], self.position[tokens])
+
+
+def completion_rows(text: TokenizedText) -> slice:
+    return slice(text.completion_start, len(text.tokens))
 
 
 def collect_activations(
-    model: LoadedModel, texts: Sequence[TokenizedText], progress: Callable[[], None] = lambda: None
+    model: LoadedModel,
+    texts: Sequence[TokenizedText],
+    progress: Callable[[], None] = lambda: None,
+    rows: Callable[[TokenizedText], slice] = completion_rows,
 ) -> Activations:
-    """Run every text once and keep the residual stream over its completion."""
+    """Run every text once and keep the residual stream over its completion, or over other rows of it."""
     tokens, text, position = [], [], []
     for index, item in enumerate(texts):
-        stream = residual_stream(model, item.tokens)[:, item.completion_start :]  # (T+1, length, n)
+        kept = rows(item)
+        stream = residual_stream(model, item.tokens)[:, kept]  # (T+1, length, n)
         tokens.append(stream.transpose(0, 1).contiguous().numpy())
         text.append(np.full(stream.shape[1], index, dtype=np.int64))
-        position.append(np.arange(item.completion_start, len(item.tokens), dtype=np.int64))
+        position.append(np.arange(len(item.tokens), dtype=np.int64)[kept])
         progress()
     return Activations(np.concatenate(tokens), np.concatenate(text), np.concatenate(position))

@@ -19,6 +19,8 @@ from edgesteer.export.weights import LoadedModel, TokenizedText
 
 Float = NDArray[np.float64]
 FOLDS = 4
+CLASS_DISTANCE = 1.0
+"""Alpha between the class means: what one unit of level, or of the outer loop's reference, asks for above neutral."""
 POSITIONS = 24
 """How many positions of generated text get a neutral value of their own; later ones share the last."""
 
@@ -46,18 +48,27 @@ class Classes:
 
     def covariance(self, boundary: int) -> Float:
         """Return the pooled within-class covariance over all tokens at one boundary: (n, n)."""
-        deviations = np.concatenate([
-            a.tokens[:, boundary] - pooled[:, boundary].mean(axis=0)
-            for a, pooled in ((self.positive, self.positive_pooled), (self.negative, self.negative_pooled))
-        ])
+        deviations = np.concatenate(
+            [
+                a.tokens[:, boundary] - pooled[:, boundary].mean(axis=0)
+                for a, pooled in (
+                    (self.positive, self.positive_pooled),
+                    (self.negative, self.negative_pooled),
+                )
+            ]
+        )
         products = deviations.T @ deviations  # in float32: 2000 tokens leave 5 digits, more than the statistics have
         covariance: Float = products.astype(np.float64) / len(deviations)
         return covariance
 
     def without(self, positive: NDArray[np.bool_], negative: NDArray[np.bool_]) -> Classes:
         """Return the classes without some texts; positive, negative: (P,) masks of those left out."""
-        return Classes(self.positive.select(~positive), self.negative.select(~negative),
-                       self.positive_pooled[~positive], self.negative_pooled[~negative])
+        return Classes(
+            self.positive.select(~positive),
+            self.negative.select(~negative),
+            self.positive_pooled[~positive],
+            self.negative_pooled[~negative],
+        )
 
 
 def classes_of(positive: Activations, negative: Activations, pooling: str) -> Classes:
@@ -78,7 +89,7 @@ def held_out_separation(
 ) -> Array:
     """Return d' of each block's output on texts that the probe did not see: (T,), by cross-validation over texts.
 
-    The i-th texts of both poles are held out together: where they answer the same prompt, one would give the other away.
+    The i-th texts of both poles are held out together: where they answer one prompt, each would give the other away.
     """
     counts = len(classes.positive_pooled), len(classes.negative_pooled)
     order = np.random.default_rng(seed).permutation(max(counts)) % FOLDS
@@ -88,7 +99,10 @@ def held_out_separation(
         positive, negative = (a == fold for a in assignments)
         rest = classes.without(positive, negative)
         w = probes(rest, shrinkage)
-        for held, pooled, out in ((positive, classes.positive_pooled, 0), (negative, classes.negative_pooled, 1)):
+        for held, pooled, out in (
+            (positive, classes.positive_pooled, 0),
+            (negative, classes.negative_pooled, 1),
+        ):
             readings[out].append(np.einsum("ptn,tn->pt", pooled[held] - rest.negative_mean, w))
         progress()
     up, down = (np.concatenate(r) for r in readings)
@@ -106,7 +120,12 @@ def alpha_statistics(classes: Classes, neutral: Activations, w: Float, separatio
 
 
 def make_sensor(
-    classes: Classes, neutral: Activations, neutral_prompts: Activations, w: Float, block: int, n_actuators: int,
+    classes: Classes,
+    neutral: Activations,
+    neutral_prompts: Activations,
+    w: Float,
+    block: int,
+    n_actuators: int,
     memory_tokens: float,
 ) -> Sensor:
     """Return the sensor at one block's output, with its neutral readings; its push is not calibrated yet."""
@@ -114,27 +133,29 @@ def make_sensor(
     probe = w[boundary]
     offset = float(classes.negative_mean[boundary] @ probe)
     alpha = neutral.tokens[:, boundary] @ probe - offset
-    step = neutral.position - np.minimum.reduceat(
-        neutral.position, np.flatnonzero(np.diff(neutral.text, prepend=-1)))[neutral.text]
-    early = [alpha[step == k].mean() for k in range(POSITIONS - 1)]
-    settled = alpha[step >= POSITIONS - 1].mean()
+    step = (
+        neutral.position
+        - np.minimum.reduceat(neutral.position, np.flatnonzero(np.diff(neutral.text, prepend=-1)))[neutral.text]
+    )
+    settled = alpha[step >= POSITIONS - 1] if np.any(step >= POSITIONS - 1) else alpha
+    by_position = [alpha[step == k] if np.any(step == k) else settled for k in range(POSITIONS - 1)]
     prompt_alpha = neutral_prompts.tokens[:, boundary] @ probe - offset
     return Sensor(
         block=block,
         probe=probe.astype(np.float32),
         offset=offset,
-        target=float(1.0 - settled),
+        target=CLASS_DISTANCE,
         memory_tokens=memory_tokens,
         push=np.zeros(n_actuators, dtype=np.float32),
-        prompt_mean=float(prompt_alpha.mean()),
-        position_mean=np.array([*early, settled], dtype=np.float32),
+        prompt_mean=float(prompt_alpha.mean() if len(prompt_alpha) else settled.mean()),
+        position_mean=np.array([readings.mean() for readings in (*by_position, settled)], dtype=np.float32),
     )
 
 
 def predicted_push(controller: Controller, jacobians: Array) -> Float:
     """Return the push of each steered block at the sensor that the linear model predicts: (m,).
 
-    One unit of control at block i adds gain_i there, and w' A_s ... A_{i+1} gain_i at the output of the sensor's block s.
+    One unit of control at block i adds gain_i there, and w' A_s ... A_{i+1} gain_i at the output of sensor block s.
     """
     sensor = controller.sensor
     assert sensor is not None
@@ -175,10 +196,13 @@ def neutral_texts(
 
 
 def calibrate_push(
-    model: LoadedModel, controller: Controller, jacobians: Array, texts: Sequence[NeutralText],
+    model: LoadedModel,
+    controller: Controller,
+    jacobians: Array,
+    texts: Sequence[NeutralText],
     progress: Callable[[], None],
 ) -> Controller:
-    """Return the controller with its sensor's push: the linear prediction times a factor fitted on steered neutral text.
+    """Return the controller with its sensor's push: the linear prediction times a factor fitted on neutral text.
 
     The factor (least squares through the origin) brings in what the one-token prediction leaves out: the pushes of the
     tokens before, which reach the sensor through keys and values.
@@ -199,7 +223,10 @@ def calibrate_push(
 
 
 def divergence(
-    model: LoadedModel, controller: Controller, texts: Sequence[NeutralText], command: Command,
+    model: LoadedModel,
+    controller: Controller,
+    texts: Sequence[NeutralText],
+    command: Command,
     progress: Callable[[], None] = lambda: None,
 ) -> float:
     """Return KL(unsteered || steered) of the next-token distribution on neutral text, in nats per token."""
@@ -214,7 +241,10 @@ def divergence(
 
 
 def divergence_curve(
-    model: LoadedModel, controller: Controller, texts: Sequence[NeutralText], levels: Sequence[float],
+    model: LoadedModel,
+    controller: Controller,
+    texts: Sequence[NeutralText],
+    levels: Sequence[float],
     progress: Callable[[], None],
 ) -> Float:
     """Return the divergence at each of some levels of one sign, with full effort, made monotone: (len(levels),)."""
@@ -226,8 +256,10 @@ def divergence_curve(
 
 
 def level_at(curve: Float, levels: Sequence[float], nats: float) -> float:
-    """Return the (absolute) level at which a divergence curve reaches some nats: interpolated in the logarithms of both,
-    since divergence grows like a power of the level; the ends of the curve bound the answer.
+    """Return the absolute level at which a divergence curve reaches some nats.
+
+    Interpolated in the logarithms of both, since divergence grows like a power of the level; the ends of the curve
+    bound the answer.
     """
     tiny = np.finfo(float).tiny
     return float(np.exp(np.interp(np.log(nats), np.log(np.maximum(curve, tiny)), np.log(np.abs(levels)))))

@@ -42,7 +42,11 @@ def run_steered(
     with visiting_boundaries(model, law.visit):
         output = model.network(input_ids=tokens[None], use_cache=False)
     return SteeredRun(
-        torch.stack(law.stream), output.logits[0], torch.stack(law.before), torch.stack(law.control), law.sensor
+        torch.stack(law.stream),
+        output.logits[0],
+        torch.stack(law.before),
+        torch.stack(law.control),
+        law.sensor,
     )
 
 

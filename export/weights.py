@@ -6,7 +6,7 @@ Everything downstream sees a LoadedModel; only this file knows where transformer
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ class TokenizedText:
     tokens: torch.Tensor
     """(length,) int64."""
     completion_start: int
-    prompt_start: int = 0
-    """Where the user's own words begin."""
+    words: slice = field(default_factory=lambda: slice(0, 0))
+    """The user's own words in the prompt, without the chat template around them."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,20 @@ class LoadedModel:
     def tokenize(self, example: Example) -> TokenizedText:
         """Return the tokens of a chat turn and its answer, or of a plain text when the prompt is empty.
 
-        Prompt and completion are tokenized apart, because that is where generation starts.
+        Prompt and completion are tokenized apart, because that is where generation starts. The very first token of a
+        sequence never counts as completion: it reads far from all others, whatever it is.
         """
-        if not example.prompt or self.chat.source is None:
-            prefix = f"{example.prompt} " if example.prompt else ""
-        else:
+        prefix, completion = example.prompt, example.completion
+        if prefix and self.chat.source is not None:
             prefix = self.chat.render(conversation(example.prompt, example.system))
+        elif prefix:
+            completion = f" {completion}"  # belongs to the next word's token
         bos = [self.tokenizer.bos_token_id] if self.chat.adds_bos else []
         head = bos + self._encode(prefix)
-        before_words = bos + self._encode(prefix[: prefix.rfind(example.prompt)])
-        tokens = head + self._encode(example.completion)
-        return TokenizedText(torch.tensor(tokens, dtype=torch.int64), len(head), len(before_words))
+        before, _, after = prefix.rpartition(example.prompt) if example.prompt else (prefix, "", "")
+        words = range(len(bos + self._encode(before)), len(head) - len(self._encode(after)))
+        tokens = head + self._encode(completion)
+        return TokenizedText(torch.tensor(tokens, dtype=torch.int64), max(1, len(head)), words)
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
@@ -80,19 +83,22 @@ def load_model(path: Path) -> LoadedModel:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    source = (str(path.parent), {"gguf_file": path.name}) if path.is_file() else (str(path), {})
+    of_file = fingerprint_of_gguf(path) if path.is_file() else None  # first: it says what is wrong with a damaged file
+    source = (str(path.parent), {"gguf_file": path.name}) if of_file else (str(path), {})
     try:
         tokenizer = AutoTokenizer.from_pretrained(source[0], **source[1])
         network = AutoModelForCausalLM.from_pretrained(
             source[0], dtype=torch.float32, attn_implementation="eager", **source[1]
         ).eval()
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # transformers passes on what its readers raise, struct.error and SafetensorError included
         raise ModelError(
-            "transformers cannot load this model", where=path, found=str(error).split("\n")[0],
+            "transformers cannot load this model",
+            where=path,
+            found=str(error).split("\n")[0],
             remedy="Use a GGUF of an architecture that transformers can dequantize, or a Hugging Face folder.",
         ) from error
     network.requires_grad_(False)
-    fingerprint = fingerprint_of_gguf(path) if path.is_file() else fingerprint_of_folder(path, network, tokenizer)
+    fingerprint = of_file or fingerprint_of_folder(path, network, tokenizer)
     return LoadedModel(network, tokenizer, find_blocks(network, path), chat_template(tokenizer), fingerprint)
 
 
@@ -101,8 +107,11 @@ def find_blocks(network: Any, path: Path) -> nn.ModuleList:
     blocks = getattr(getattr(network, "model", None), "layers", None)
     if not isinstance(blocks, nn.ModuleList):
         raise ModelError(
-            "cannot find the transformer blocks", where=path, expected="a model with .model.layers",
-            found=type(network).__name__, remedy="This architecture is not supported yet.",
+            "cannot find the transformer blocks",
+            where=path,
+            expected="a model with .model.layers",
+            found=type(network).__name__,
+            remedy="This architecture is not supported yet.",
         )
     return blocks
 

@@ -50,8 +50,13 @@ class Engine:
         self.hook: Hook | None = None
         if self.sites:
             self.hook = Hook(
-                ggml_backend(), width=model.width, n_blocks=model.n_blocks, sites=self.sites,
-                n_controllers=len(self.controllers), max_rows=self.batch_tokens, force_copy=force_copy,
+                ggml_backend(),
+                width=model.width,
+                n_blocks=model.n_blocks,
+                sites=self.sites,
+                n_controllers=len(self.controllers),
+                max_rows=self.batch_tokens,
+                force_copy=force_copy,
             )
         self.context = self._make_context(context_tokens, n_sequences, threads or default_threads())
         self.context_tokens = int(llama_cpp.llama_n_ctx(self.context))
@@ -71,8 +76,12 @@ class Engine:
             parameters.cb_eval_user_data = self.hook.user_data
         context = llama_cpp.llama_init_from_model(self.model.handle, parameters)
         if not context:
-            raise EngineError("llama.cpp cannot make a context", where=self.model.path, found=last_log_line(),
-                              remedy=f"Try a smaller context than {context_tokens} tokens.")
+            raise EngineError(
+                "llama.cpp cannot make a context",
+                where=self.model.path,
+                found=last_log_line(),
+                remedy=f"Try a smaller context than {context_tokens} tokens.",
+            )
         return context
 
     def idle(self, n_rows: int) -> Commands:
@@ -99,16 +108,27 @@ class Engine:
             self.hook.plan(self.idle(len(tokens)) if commands is None else commands, np.asarray(outputs, dtype=bool))
         status = llama_cpp.llama_decode(self.context, self._batch)
         if status == 1:
-            raise EngineError("the context is full", where=self.model.path, found=f"{self.context_tokens} tokens",
-                              remedy="Use a larger context (--ctx-size) or a shorter prompt.")
+            raise EngineError(
+                "the context is full",
+                where=self.model.path,
+                found=f"{self.context_tokens} tokens",
+                remedy="Use a larger context (--ctx-size) or a shorter prompt.",
+            )
         if status != 0:
-            raise EngineError("llama.cpp failed to decode", where=self.model.path,
-                              found=f"status {status}: {last_log_line()}")
+            raise EngineError(
+                "llama.cpp failed to decode",
+                where=self.model.path,
+                found=f"status {status}: {last_log_line()}",
+            )
         if self.hook is not None:
             self._check_hook()
 
     def _fill_batch(
-        self, tokens: Sequence[int], positions: Sequence[int], outputs: Sequence[bool], sequences: Sequence[int]
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        outputs: Sequence[bool],
+        sequences: Sequence[int],
     ) -> None:
         if not 0 < len(tokens) <= self.batch_tokens:
             raise EngineError("wrong number of rows", expected=f"1 to {self.batch_tokens}", found=len(tokens))

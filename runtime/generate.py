@@ -34,7 +34,8 @@ class Steering:
 
     strength: the dial; 0 = off, 1 = the calibrated setting. mode: None = the controller's own.
     rows: which rows of the batch are steered. `last`: the prompt's last token and every generated one; `all`: the whole
-    prompt too; `generated`: as `last`, and tokens of earlier answers when they are prefilled again; `none`: measured only.
+    prompt too; `generated`: as `last`, and tokens of earlier answers when they are prefilled again; `none`: none, alpha
+    is measured only.
     loop: across tokens, `closed` (outer loop, if the controller has a sensor), `open` or `decay` (with decay_tokens).
     """
 
@@ -48,7 +49,9 @@ class Steering:
     def __post_init__(self) -> None:
         for value, allowed, what in ((self.rows, ROWS, "rows"), (self.loop, LOOPS, "loop")):
             if value not in allowed:
-                raise SteeringError(f"unknown {what}", where=self.controller, expected=" or ".join(allowed), found=value)
+                raise SteeringError(
+                    f"unknown {what}", where=self.controller, expected=" or ".join(allowed), found=value
+                )
         if not self.decay_tokens > 0:
             raise SteeringError("decay must be positive", where=self.controller, found=self.decay_tokens)
 
@@ -123,7 +126,12 @@ class _Loop:
     trace: Trace
 
     def row(self, action: int) -> tuple[float, float, int, int]:
-        return self.command.level, self.command.effort * self.effort.effort(), action, phi_code(self.command.mode)
+        return (
+            self.command.level,
+            self.command.effort * self.effort.effort(),
+            action,
+            phi_code(self.command.mode),
+        )
 
     @property
     def action(self) -> int:
@@ -152,9 +160,15 @@ class TextStream:
         room = self.engine.context_tokens - len(self.prompt.tokens)
         if not self.prompt.tokens:
             raise EngineError("the prompt is empty", remedy="Give at least one token.")
+        if self.max_tokens < 1:
+            raise EngineError("no tokens are asked for", expected="at least 1", found=self.max_tokens)
         if room < 1:
-            raise EngineError("the prompt is longer than the context", expected=f"< {self.engine.context_tokens} tokens",
-                              found=f"{len(self.prompt.tokens)} tokens", remedy="Use a larger --ctx-size.")
+            raise EngineError(
+                "the prompt is longer than the context",
+                expected=f"< {self.engine.context_tokens} tokens",
+                found=f"{len(self.prompt.tokens)} tokens",
+                remedy="Use a larger --ctx-size.",
+            )
         self._loops = self._make_loops()
         self._tokens: list[int] = []
         self._text = ""
@@ -199,15 +213,23 @@ class TextStream:
         loops = {}
         for steering in self.steering:
             if steering.controller not in names:
-                raise SteeringError("no such controller", found=steering.controller,
-                                    expected=" or ".join(names) or "a loaded sidecar")
+                raise SteeringError(
+                    "no such controller",
+                    found=steering.controller,
+                    expected=" or ".join(names) or "a loaded sidecar",
+                )
             index = names.index(steering.controller)
             controller = self.engine.controllers[index]
             warn_outside_safe_range(controller, steering.strength)
             command = controller.command(steering.strength, steering.mode)
             sites = [i for i, site in enumerate(self.engine.sites) if site.controller == index]
-            loops[index] = _Loop(steering, controller, command, make_effort(controller, steering),
-                                 Trace(controller, command, sites))
+            loops[index] = _Loop(
+                steering,
+                controller,
+                command,
+                make_effort(controller, steering),
+                Trace(controller, command, sites),
+            )
         return loops
 
     def _prefill(self) -> None:
@@ -298,7 +320,8 @@ def warn_outside_safe_range(controller: Controller, strength: float) -> None:
         warnings.warn(
             f"{controller.name}: strength {strength:g} is outside the safe range {low:g} to {high:g}; "
             "the text may break",
-            SafeRangeWarning, stacklevel=3,
+            SafeRangeWarning,
+            stacklevel=3,
         )
 
 

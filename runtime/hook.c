@@ -104,7 +104,8 @@ static const es_command *command_of(const es_hook *hook, const es_site *site, in
     return &hook->commands[(size_t)row * hook->config.n_controllers + site->controller];
 }
 
-static size_t telemetry_index(const es_hook *hook, int site, int row) { return (size_t)site * hook->config.max_rows + row; }
+/* Row by row, so that a short batch leaves the rest of the arrays alone: pages that nobody touches take no memory. */
+static size_t telemetry_index(const es_hook *hook, int site, int row) { return (size_t)row * hook->config.n_sites + site; }
 
 static void fail(es_hook *hook, const node *at, int code, int64_t expected, int64_t found)
 {
@@ -322,12 +323,8 @@ bool es_eval(void *tensor, bool ask, void *user_data)
 static void clear_telemetry(es_hook *hook)
 {
     const es_config *config = &hook->config;
-    for (int site = 0; site < config->n_sites; site++) {
-        for (int row = 0; row < hook->n_rows; row++) {
-            size_t at = telemetry_index(hook, site, row);
-            config->before[at] = config->after[at] = config->control[at] = NAN;
-        }
-    }
+    size_t used = (size_t)hook->n_rows * config->n_sites;
+    for (size_t at = 0; at < used; at++) config->before[at] = config->after[at] = config->control[at] = NAN;
 }
 
 static void find_strongest(es_hook *hook)

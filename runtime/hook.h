@@ -59,9 +59,9 @@ typedef struct {
     const es_site *sites;
     const char *block_output;            /* block b's output is the node "<block_output>-<b>" */
     const char *const *embedding_names;  /* names that boundary 0 may have, ended by NULL; the last one seen counts */
-    float *before;                       /* [n_sites][max_rows] alpha before control */
-    float *after;                        /* [n_sites][max_rows] alpha after all control at the boundary that is read */
-    float *control;                      /* [n_sites][max_rows] signed; 0 where a site measured and did not write */
+    float *before;                       /* [max_rows][n_sites] alpha before control */
+    float *after;                        /* [max_rows][n_sites] alpha after all control at the boundary that is read */
+    float *control;                      /* [max_rows][n_sites] signed; 0 where a site measured and did not write */
     int width;
     int n_blocks;
     int n_sites;

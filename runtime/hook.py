@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.resources
+import math
+import mmap
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -214,7 +216,7 @@ class Hook:
         self.width, self.n_blocks, self.max_rows = width, n_blocks, max_rows
         self.n_controllers = n_controllers
         self.n_rows = 0
-        self._telemetry = np.full((3, len(sites), max_rows), np.nan, np.float32)
+        self._telemetry = untouched_pages((3, max_rows, len(sites)))
         self._captures: dict[int, Array] = {}
         vectors = [(vector_of(site.probe), vector_of(site.gain)) for site in sites]
         table = (CSite * len(sites))(*(c_site(s, *pair) for s, pair in zip(sites, vectors, strict=True)))
@@ -251,17 +253,17 @@ class Hook:
     @property
     def before(self) -> Array:
         """(n_sites, n_rows) alpha before control, NaN where nothing measured. Valid until the next plan."""
-        return self._telemetry[0, :, : self.n_rows]
+        return self._telemetry[0, : self.n_rows].T
 
     @property
     def after(self) -> Array:
         """(n_sites, n_rows) alpha after all control at the boundary that is read; otherwise as `before`."""
-        return self._telemetry[1, :, : self.n_rows]
+        return self._telemetry[1, : self.n_rows].T
 
     @property
     def control(self) -> Array:
         """(n_sites, n_rows) control, 0 where a site measured and did not write; otherwise as `before`."""
-        return self._telemetry[2, :, : self.n_rows]
+        return self._telemetry[2, : self.n_rows].T
 
     def plan(self, commands: NDArray[np.void], is_output: NDArray[np.bool_]) -> None:
         """Say what the next llama_decode does; forgets the telemetry, errors and visits of the last one.
@@ -334,6 +336,12 @@ class Hook:
         if not 0 <= boundary <= self.n_blocks:
             raise ValueError(f"boundary must be 0 to {self.n_blocks}, not {boundary}")
         return boundary
+
+
+def untouched_pages(shape: tuple[int, ...]) -> Array:
+    """An array of zeros that takes memory only where it is written: the heap would hand out pages that are in use."""
+    size = max(1, math.prod(shape))
+    return np.frombuffer(mmap.mmap(-1, 4 * size), np.float32)[: math.prod(shape)].reshape(shape)
 
 
 def vector_of(vector: Array | None) -> Array | None:

@@ -1,4 +1,4 @@
-"""LlamaModel: a GGUF loaded by llama.cpp, with its vocabulary, chat template and fingerprint. No context, no steering."""
+"""LlamaModel: a GGUF loaded by llama.cpp, with vocabulary, chat template and fingerprint. No context, no steering."""
 
 from __future__ import annotations
 
@@ -45,8 +45,12 @@ class LlamaModel:
         _recent_log.clear()
         handle = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if not handle:
-            raise ModelError("llama.cpp cannot load this model", where=path, found=last_log_line(),
-                             remedy="Check that the file is a complete GGUF of a supported architecture.")
+            raise ModelError(
+                "llama.cpp cannot load this model",
+                where=path,
+                found=last_log_line(),
+                remedy="Check that the file is a complete GGUF of a supported architecture.",
+            )
         self.path = path
         self.handle: Any = handle
         self.vocabulary: Any = llama_cpp.llama_model_get_vocab(handle)

@@ -15,14 +15,23 @@ class Sampling:
     """Sampling options with llama.cpp's names and defaults; a temperature of 0 or less is greedy."""
 
     temp: float = 0.8
+    """Temperature; 0 is greedy."""
     top_k: int = 40
+    """Sample from the k most likely tokens; 0: all."""
     top_p: float = 0.95
+    """Sample from the most likely tokens that reach this probability together; 1: all."""
     min_p: float = 0.05
+    """Leave out tokens below this share of the most likely one's probability; 0: none."""
     repeat_last_n: int = 64
+    """Tokens that the penalties look back at; 0: none."""
     repeat_penalty: float = 1.0
+    """Divides the logits of repeated tokens; 1: off."""
     frequency_penalty: float = 0.0
+    """Subtracted from a token's logit for each time it came; 0: off."""
     presence_penalty: float = 0.0
+    """Subtracted from a token's logit if it came at all; 0: off."""
     seed: int = 0
+    """Of the random draws; -1: another one each time."""
 
 
 class Sampler:
@@ -55,8 +64,11 @@ class Sampler:
 def _samplers(s: Sampling, n_tokens: int) -> list[Any]:
     chain: list[Any] = []
     if (s.repeat_penalty, s.frequency_penalty, s.presence_penalty) != (1.0, 0.0, 0.0):
-        chain.append(llama_cpp.llama_sampler_init_penalties(
-            n_tokens, s.repeat_last_n, s.repeat_penalty, s.frequency_penalty, s.presence_penalty))
+        chain.append(
+            llama_cpp.llama_sampler_init_penalties(
+                n_tokens, s.repeat_last_n, s.repeat_penalty, s.frequency_penalty, s.presence_penalty
+            )
+        )
     if s.temp <= 0:
         return [*chain, llama_cpp.llama_sampler_init_greedy()]
     return [

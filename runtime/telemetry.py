@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgesteer.controller import Array, Command, Controller
 
@@ -35,9 +37,9 @@ class SteeringReport:
 
 
 class Trace:
-    """Collects one controller's telemetry token by token.
+    """Collects one controller's telemetry token by token. Keeps sums over the tokens, not what each block did at each.
 
-    sites: the numbers of the controller's sites in the hook: one for each steered block, then the sensor's if it has one.
+    sites: the numbers of the controller's sites in the hook: one for each steered block, then the sensor's if any.
     """
 
     def __init__(self, controller: Controller, command: Command, sites: Sequence[int]) -> None:
@@ -46,21 +48,26 @@ class Trace:
         self._actuators = np.array(sites[:m])
         self.sensor_site = sites[m] if len(sites) > m else None
         self._setpoint = controller.rest + np.float32(command.level) * controller.span
-        self._before: list[Array] = []
-        self._after: list[Array] = []
-        self._control: list[Array] = []
+        self._before, self._after, self._control = (np.zeros(m) for _ in range(3))
+        self._squares_before = self._squares_after = 0.0
+        self._n_tokens = self._n_acted = 0
         self._alpha: list[float] = []
         self._effort: list[float] = []
         self._mean: list[float] = []
 
     def take(self, before: Array, after: Array, control: Array) -> tuple[float, Array]:
         """Take in one decoded token: (n_sites,) each. Return the sensor's reading and the controls (m,)."""
-        self._before.append(before[self._actuators])
-        self._after.append(after[self._actuators])
-        self._control.append(np.nan_to_num(control[self._actuators]))
-        readings = self._before[-1] if self.sensor_site is None else before[self.sensor_site]
-        self._alpha.append(float(np.mean(readings)))
-        return self._alpha[-1], self._control[-1]
+        b, a, u = before[self._actuators], after[self._actuators], np.nan_to_num(control[self._actuators])
+        acted = u != 0
+        self._n_tokens += 1
+        self._n_acted += int(acted.sum())
+        self._before += b
+        self._after += a
+        self._control += np.abs(u)
+        self._squares_before += float(np.sum((self._setpoint - b)[acted] ** 2))
+        self._squares_after += float(np.sum((self._setpoint - a)[acted] ** 2))
+        self._alpha.append(float(np.mean(b if self.sensor_site is None else before[self.sensor_site])))
+        return self._alpha[-1], u
 
     def note(self, effort: float, running_mean: float) -> None:
         """Add the outer loop's state for the token just taken in."""
@@ -68,11 +75,6 @@ class Trace:
         self._mean.append(running_mean)
 
     def report(self, strength: float) -> SteeringReport:
-        m = len(self._controller.blocks)
-        before, after, control = (
-            np.array(rows, dtype=np.float32).reshape(-1, m) for rows in (self._before, self._after, self._control)
-        )
-        acted = control != 0
         norms = np.linalg.norm(self._controller.gain, axis=1)
         return SteeringReport(
             controller=self._controller.name,
@@ -82,17 +84,15 @@ class Trace:
             running_mean=self._mean,
             effort=self._effort,
             setpoint=self._setpoint.tolist(),
-            alpha_before=_mean(before),
-            alpha_after=_mean(after),
-            push=_mean(np.abs(control) * norms),
-            error_before=_root_mean_square((self._setpoint - before)[acted]),
-            error_after=_root_mean_square((self._setpoint - after)[acted]),
+            alpha_before=self._per_token(self._before),
+            alpha_after=self._per_token(self._after),
+            push=self._per_token(self._control * norms),
+            error_before=self._root_mean_square(self._squares_before),
+            error_after=self._root_mean_square(self._squares_after),
         )
 
+    def _per_token(self, sums: NDArray[np.float64]) -> list[float]:
+        return [float(value) for value in sums / self._n_tokens] if self._n_tokens else []
 
-def _mean(rows: Array) -> list[float]:
-    return [float(v) for v in rows.mean(axis=0)] if len(rows) else []
-
-
-def _root_mean_square(values: Array) -> float:
-    return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
+    def _root_mean_square(self, squares: float) -> float:
+        return math.sqrt(squares / self._n_acted) if self._n_acted else 0.0

@@ -45,6 +45,6 @@ def whitened_probe(covariance: Matrix, direction: Vector) -> Vector:
 
 
 def separation(positive: Vector, negative: Vector) -> float:
-    """Return d' = |difference of means| over the pooled standard deviation; positive, negative: readings of each class."""
+    """Return d' = |difference of means| / pooled standard deviation; positive, negative: readings of each class."""
     pooled = np.sqrt((positive.var(ddof=1) + negative.var(ddof=1)) / 2)
     return float(abs(positive.mean() - negative.mean()) / max(pooled, 1e-12))

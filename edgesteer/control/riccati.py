@@ -50,7 +50,8 @@ def solve_riccati(
         raise ValueError(f"incompatible dimensions of jacobians; expected (T, n, n) but found {jacobians.shape}")
     if input_cost <= 0 or state_cost < 0 or terminal_cost < 0:
         raise ValueError(
-            f"input_cost must be positive, the other costs not negative; found {input_cost}, {state_cost}, {terminal_cost}"
+            "input_cost must be positive and the other costs not negative; "
+            f"found {input_cost}, {state_cost}, {terminal_cost}"
         )
     n_blocks, width, _ = jacobians.shape
     identity = np.eye(width, dtype=jacobians.dtype)

@@ -1,0 +1,187 @@
+"""Options that commands share, and the defaults that belong to the command line alone.
+
+All other defaults are the library's; `options_from` and edgesteer.cli.declared take them from there.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgesteer.cli.declared import Field, constant, field_default, fields_of, keyword_default
+from edgesteer.controller import MODES
+from edgesteer.errors import EdgeSteerError, SteeringError
+from edgesteer.files import check_writable
+
+DEMO_MODEL = "smollm2"
+DEMO_CONCEPT = "ocean"
+DEMO_PROMPT = "What should I do this weekend?"
+DEMO_TOKENS = 80
+DEMO_TEMP = 0.7
+MAX_TOKENS = -1
+"""llama.cpp's default: until the model ends the text or the context is full."""
+
+ROWS = field_default("edgesteer.runtime.generate", "Steering", "rows")
+CONTEXT_TOKENS = keyword_default("edgesteer.runtime.engine", "Engine", "context_tokens")
+BATCH_TOKENS = keyword_default("edgesteer.runtime.engine", "Engine", "batch_tokens")
+GPU_LAYERS = keyword_default("edgesteer.runtime.model", "LlamaModel", "n_gpu_layers")
+
+STEERING = "Steering"
+MACHINE = "Machine"
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A GGUF file, or a name that `edgesteer models list` shows.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Then print the speed and what the loop measured on stderr.")
+]
+PromptOption = Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The prompt.")]
+FileOption = Annotated[
+    Path | None, typer.Option("--file", "-f", help="Read the prompt from a file; from stdin when there is neither.")
+]
+SystemOption = Annotated[str, typer.Option("--system", "-sys", metavar="TEXT", help="The system message.")]
+RawOption = Annotated[
+    bool, typer.Option("--raw", help="Continue the prompt as it is, without the model's chat template.")
+]
+LengthOption = Annotated[
+    int, typer.Option("--n-predict", "-n", min=-1, help="Most tokens to generate; -1: until the context is full.")
+]
+StopOption = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
+]
+SteerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE[#NAME][=STRENGTH]",
+        rich_help_panel=STEERING,
+        help="A sidecar or control vector, and its strength: 0 is off, 1 the calibrated setting, -1 the other pole; "
+        "may be given several times.",
+    ),
+]
+ModeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(MODES),
+        rich_help_panel=STEERING,
+        show_default="the controller's",
+        help="Which way the loop may push.",
+    ),
+]
+RowsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(constant("edgesteer.runtime.generate", "ROWS")),
+        rich_help_panel=STEERING,
+        help="Which tokens are steered: from the prompt's last one on, the whole prompt too, those that a model "
+        "wrote, or none (measure only).",
+    ),
+]
+OpenOption = Annotated[
+    bool, typer.Option("--open", rich_help_panel=STEERING, help="Without the outer loop across tokens.")
+]
+DecayOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="TOKENS",
+        rich_help_panel=STEERING,
+        help="Let the steering fade with this time constant, instead of the outer loop.",
+    ),
+]
+ContextOption = Annotated[
+    int, typer.Option("--ctx-size", "-c", min=1, rich_help_panel=MACHINE, help="Tokens of context.")
+]
+BatchOption = Annotated[
+    int, typer.Option("--batch-size", "-b", min=1, rich_help_panel=MACHINE, help="Most tokens of one decode.")
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", "-t", min=1, rich_help_panel=MACHINE, show_default="the machine's cores", help="CPU threads."
+    ),
+]
+OffloadOption = Annotated[
+    int, typer.Option("--n-gpu-layers", "-ngl", rich_help_panel=MACHINE, help="Blocks to offload; -1: all.")
+]
+
+KINDS: dict[str, Any] = {"str": str, "int": int, "float": float, "tuple[int, ...] | None": tuple}
+"""The type of an option by the annotation of its field."""
+
+
+def options_from(
+    module: str,
+    dataclass: str,
+    *,
+    argument: str,
+    panel: str,
+    flags: Mapping[str, Sequence[str]] | None = None,
+    details: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option for each field of a dataclass of the library.
+
+    The command takes the values as a dict in the parameter named by `argument`. flags: short forms by field.
+    details: more arguments of typer.Option by field. panel: the heading over these options in a terminal.
+    """
+    fields, flags, details = fields_of(module, dataclass), flags or {}, details or {}
+    added = [_parameter(each, panel, flags.get(each.name, ()), details.get(each.name, {})) for each in fields]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        signature = inspect.Signature([*(each for each in own if each.name != argument), *added])
+
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> None:
+            taken = {field.name: values.pop(field.name) for field in fields}
+            command(**values, **{argument: taken})
+
+        wrapper.__signature__ = signature  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {each.name: each.annotation for each in signature.parameters.values()}
+        return wrapper
+
+    return decorate
+
+
+def _parameter(field: Field, panel: str, flags: Sequence[str], details: Mapping[str, Any]) -> inspect.Parameter:
+    long = f"--{field.name.replace('_', '-')}"
+    option = typer.Option(long, *flags, help=field.doc, rich_help_panel=panel, **details)
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=field.default,
+        annotation=Annotated[KINDS[field.annotation], option],
+    )
+
+
+def parse_blocks(text: str) -> tuple[int, ...]:
+    """Return the block numbers of a text such as `4-20,25`, ascending. Raises SteeringError."""
+    blocks: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip(), re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise SteeringError(
+                "steered blocks cannot be read", expected="numbers and ranges such as 4-20,25", found=text
+            )
+        blocks.update(range(first, last + 1))
+    return tuple(sorted(blocks))
+
+
+def format_blocks(blocks: Sequence[int]) -> str:
+    """Return the text that parse_blocks reads: `4-20,25`."""
+    starts = [b for b in blocks if b - 1 not in blocks]
+    ends = [b for b in blocks if b + 1 not in blocks]
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def check_output(output: Path, *inputs: Path) -> None:
+    """Raise EdgeSteerError now when the output could not be written later, or would take the place of an input."""
+    check_writable(output)
+    for each in inputs:
+        if output.exists() and each.exists() and output.samefile(each):
+            raise EdgeSteerError("would overwrite the file that is read", where=output, remedy="Give another path.")

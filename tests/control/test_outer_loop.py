@@ -1,0 +1,138 @@
+"""The outer loop, step by step and by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from edgesteer.control.outer_loop import Decay, FullEffort, OuterLoop
+from edgesteer.controller import Array, Sensor
+
+
+def array(*values: float) -> Array:
+    return np.array(values, dtype=np.float32)
+
+
+@pytest.fixture
+def sensor() -> Sensor:
+    """Two actuators; memory of 4 tokens; neutral text reads 0.5, 0.25, then 0 at the first generated positions."""
+    return Sensor(
+        block=3, probe=array(1, 0), offset=0.0, target=0.8, memory_tokens=4.0, push=array(0.5, 0.25),
+        prompt_mean=0.25, position_mean=array(0.5, 0.25, 0.0),
+    )  # fmt: skip
+
+
+NO_CONTROL = array(0, 0)
+
+
+def test_full_effort_never_changes() -> None:
+    loop = FullEffort()
+    loop.observe(5.0, NO_CONTROL)
+    assert loop.effort() == 1.0
+
+
+def test_decay_by_hand() -> None:
+    loop = Decay(tokens=4.0)
+    efforts = []
+    for _ in range(3):
+        efforts.append(loop.effort())
+        loop.observe(5.0, NO_CONTROL)
+    assert efforts == pytest.approx([1.0, math.exp(-0.25), math.exp(-0.5)])
+
+
+def test_loop_begins_with_full_effort(sensor: Sensor) -> None:
+    assert OuterLoop(sensor, 1.0).effort() == 1.0
+
+
+def test_running_mean_of_the_intrinsic_alpha_by_hand(sensor: Sensor) -> None:
+    loop = OuterLoop(sensor, 1.0)
+    loop.observe(1.5, array(0.8, 0.4))  # 1.5 - (0.4 + 0.1) - 0.5 = 0.5
+    assert loop.intrinsic == pytest.approx(0.5)
+    assert loop.mean == pytest.approx(0.125)  # 0 + (0.5 - 0)/4
+    assert loop.effort() == pytest.approx(1 - 0.125 / 0.8)
+    loop.observe(0.775, NO_CONTROL)  # 0.775 - 0.25 = 0.525
+    assert loop.mean == pytest.approx(0.125 + (0.525 - 0.125) / 4)
+    assert loop.effort() == pytest.approx(1 - 0.225 / 0.8)
+
+
+def test_own_push_is_not_taken_for_the_concept(sensor: Sensor) -> None:
+    """Whatever the control adds at the sensor, the loop sees the same text."""
+    pushed, plain = OuterLoop(sensor, 1.0), OuterLoop(sensor, 1.0)
+    for control in (array(2, 0), array(0, -8), array(1, 1)):
+        pushed.observe(0.6 + float(sensor.push @ control), control)
+        plain.observe(0.6, NO_CONTROL)
+    assert pushed.mean == pytest.approx(plain.mean)
+
+
+def test_last_neutral_value_holds_for_all_later_positions(sensor: Sensor) -> None:
+    loop = OuterLoop(sensor, 1.0)
+    for alpha in (0.5, 0.25, 0.0, 0.0, 0.0):  # exactly neutral text
+        loop.observe(alpha, NO_CONTROL)
+        assert loop.intrinsic == pytest.approx(0)
+    assert loop.effort() == 1.0
+
+
+def test_short_prompt_counts_by_its_length(sensor: Sensor) -> None:
+    loop = OuterLoop(sensor, 1.0)
+    loop.start(array(0.75, 0.75))  # 2 of 4 tokens of memory, 0.5 above neutral
+    assert loop.mean == pytest.approx(0.25)
+
+
+def test_long_prompt_counts_in_full(sensor: Sensor) -> None:
+    loop = OuterLoop(sensor, 1.0)
+    loop.start(array(*[0.75] * 40))
+    assert loop.mean == pytest.approx(0.5)
+
+
+def test_prompt_readings_that_are_missing_are_left_out(sensor: Sensor) -> None:
+    loop = OuterLoop(sensor, 1.0)
+    loop.start(array(math.nan, 0.75, math.nan, 0.75))
+    assert loop.mean == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("readings", [array(), array(math.nan, math.nan)])
+def test_prompt_without_readings_starts_at_neutral(sensor: Sensor, readings: Array) -> None:
+    loop = OuterLoop(sensor, 1.0)
+    loop.start(readings)
+    assert loop.mean == 0.0
+
+
+def test_prompt_on_target_needs_no_effort(sensor: Sensor) -> None:
+    loop = OuterLoop(sensor, 1.0)
+    loop.start(array(*[0.25 + 0.8] * 4))
+    assert loop.effort() == pytest.approx(0, abs=1e-6)
+
+
+def test_negative_strength_mirrors_the_loop(sensor: Sensor) -> None:
+    up, down = OuterLoop(sensor, 0.5), OuterLoop(sensor, -0.5)
+    for position, reading in enumerate((0.3, -0.1, 0.6, 0.9)):
+        neutral = (0.5, 0.25, 0.0, 0.0)[position]
+        up.observe(neutral + reading, NO_CONTROL)
+        down.observe(neutral - reading, NO_CONTROL)
+        assert down.mean == pytest.approx(-up.mean)
+        assert down.effort() == pytest.approx(up.effort())
+
+
+def test_half_the_strength_asks_for_half_the_level(sensor: Sensor) -> None:
+    loop = OuterLoop(sensor, 0.5)
+    loop.mean = 0.2  # half of 0.5 * 0.8
+    assert loop.effort() == pytest.approx(0.5)
+
+
+def test_effort_stays_between_0_and_1_and_returns_when_the_text_drifts(sensor: Sensor) -> None:
+    loop = OuterLoop(sensor, 1.0)
+    efforts = []
+    for alpha in [9.0] * 3 + [-9.0] * 12:
+        loop.observe(alpha, NO_CONTROL)
+        efforts.append(loop.effort())
+    assert efforts[0] == 0.0
+    assert efforts[-1] == 1.0
+    assert all(0 <= effort <= 1 for effort in efforts)
+
+
+def test_strength_0_asks_for_no_effort(sensor: Sensor) -> None:
+    loop = OuterLoop(sensor, 0.0)
+    loop.observe(1.0, NO_CONTROL)
+    assert loop.effort() == 0.0

@@ -1,0 +1,92 @@
+"""The residual stream at its boundaries, and its summing up into one activation per text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgesteer.export.activations import Activations, collect_activations, residual_stream, visiting_boundaries
+from edgesteer.export.weights import LoadedModel, TokenizedText
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture
+def three_texts() -> Activations:
+    """Texts of 2, 1 and 3 tokens; one boundary of width 2."""
+    values = np.array([[1, 10], [3, 30], [5, 50], [0, 0], [6, 60], [9, 90]], dtype=np.float32)
+    return Activations(values[:, None], np.array([0, 0, 1, 2, 2, 2]), np.array([4, 5, 7, 2, 3, 4]))
+
+
+def test_mean_pooling_by_hand(three_texts: Activations) -> None:
+    np.testing.assert_array_equal(three_texts.pooled("mean")[:, 0], [[2, 20], [5, 50], [5, 50]])
+
+
+def test_last_pooling_by_hand(three_texts: Activations) -> None:
+    np.testing.assert_array_equal(three_texts.pooled("last")[:, 0], [[3, 30], [5, 50], [9, 90]])
+
+
+def test_selection_keeps_whole_texts_and_numbers_them_anew(three_texts: Activations) -> None:
+    kept = three_texts.select(np.array([True, False, True]))
+    np.testing.assert_array_equal(kept.tokens[:, 0, 0], [1, 3, 0, 6, 9])
+    np.testing.assert_array_equal(kept.text, [0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(kept.position, [4, 5, 2, 3, 4])
+
+
+def test_first_boundary_is_what_the_first_block_takes_in(model: LoadedModel, tokens: torch.Tensor) -> None:
+    embedded = model.network.get_input_embeddings()(tokens)  # Gemma's module scales it
+    torch.testing.assert_close(residual_stream(model, tokens)[0], embedded)
+
+
+def test_last_boundary_gives_the_logits(model: LoadedModel, tokens: torch.Tensor) -> None:
+    network = model.network
+    last = network.lm_head(network.model.norm(residual_stream(model, tokens)[-1]))
+    torch.testing.assert_close(last, network(input_ids=tokens[None]).logits[0])
+
+
+def test_boundaries_come_in_order(model: LoadedModel, tokens: torch.Tensor) -> None:
+    visited: list[int] = []
+    with visiting_boundaries(model, lambda boundary, _: visited.append(boundary)):
+        model.network(input_ids=tokens[None])
+    assert visited == list(range(model.n_blocks + 1))
+
+
+def test_what_the_visitor_returns_takes_the_place_of_the_stream(model: LoadedModel, tokens: torch.Tensor) -> None:
+    other = residual_stream(model, tokens.flip(0))
+    with visiting_boundaries(model, lambda boundary, _: other[None, boundary] if boundary == 1 else None):
+        logits = model.network(input_ids=tokens[None]).logits
+    torch.testing.assert_close(logits, model.network(input_ids=tokens.flip(0)[None]).logits)
+
+
+def test_hooks_are_gone_after_an_error(model: LoadedModel, tokens: torch.Tensor) -> None:
+    def fail(_boundary: int, _x: torch.Tensor) -> None:
+        raise RuntimeError("planned")
+
+    with pytest.raises(RuntimeError, match="planned"), visiting_boundaries(model, fail):
+        model.network(input_ids=tokens[None])
+    model.network(input_ids=tokens[None])
+
+
+def test_collection_keeps_the_completions_only(model: LoadedModel, tokens: torch.Tensor) -> None:
+    texts = [TokenizedText(tokens, completion_start=9), TokenizedText(tokens[:4], completion_start=3)]
+    steps: list[int] = []
+    collected = collect_activations(model, texts, lambda: steps.append(1))
+    np.testing.assert_array_equal(collected.text, [0, 0, 0, 1])
+    np.testing.assert_array_equal(collected.position, [9, 10, 11, 3])
+    np.testing.assert_array_equal(collected.tokens[:3], residual_stream(model, tokens)[:, 9:].transpose(0, 1))
+    np.testing.assert_array_equal(collected.tokens[3], residual_stream(model, tokens[:4])[:, 3])
+    assert len(steps) == 2
+
+
+def test_collection_can_keep_other_rows(model: LoadedModel, tokens: torch.Tensor) -> None:
+    collected = collect_activations(
+        model, [TokenizedText(tokens, 9)], rows=lambda text: slice(2, text.completion_start)
+    )
+    np.testing.assert_array_equal(collected.position, range(2, 9))
+
+
+def test_where_keeps_single_tokens(three_texts: Activations) -> None:
+    kept = three_texts.where(three_texts.position >= 4)
+    np.testing.assert_array_equal(kept.tokens[:, 0, 0], [1, 3, 5, 9])
+    np.testing.assert_array_equal(kept.text, [0, 0, 1, 2])

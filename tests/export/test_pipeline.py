@@ -1,0 +1,272 @@
+"""The exporter from end to end on the tiny model: all laws, their defining equations, reproducibility, bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgesteer.concept import ConceptSet, Example
+from edgesteer.control.riccati import RiccatiSolution, regulator_direction, solve_riccati
+from edgesteer.controller import LAWS, Array, Controller
+from edgesteer.errors import ConceptError, SteeringError
+from edgesteer.export.activations import collect_activations
+from edgesteer.export.calibrate import Classes, classes_of, probes
+from edgesteer.export.jacobians import mean_jacobians
+from edgesteer.export.pipeline import (
+    LEVELS,
+    ExportOptions,
+    choose_prompts,
+    export_controller,
+    paper_law,
+    riccati_of,
+    tokenize_all,
+)
+from edgesteer.export.weights import LoadedModel
+from edgesteer.sidecar import Sidecar, read_sidecar, write_sidecar
+
+pytestmark = pytest.mark.torch
+
+THINGS = ("boats", "trees", "pots", "hats", "cups", "doors", "cats", "stones")
+OPTIONS = ExportOptions(jacobian_prompts=4)
+
+
+def examples(ending: str) -> tuple[Example, ...]:
+    return tuple(Example(f"Tell me of {thing}.", f"The {thing} are {ending}") for thing in THINGS)
+
+
+@pytest.fixture(scope="module")
+def concept() -> ConceptSet:
+    return ConceptSet("height", "high", "low", examples("high, high, so high!"), examples("low, low, low."), "ab" * 32)
+
+
+NEUTRAL = tuple(Example(f"What about {thing}?", f"There are {thing} in the house of a friend.") for thing in THINGS)
+
+
+def export(model: LoadedModel, concept: ConceptSet, no_progress: Any, **options: Any) -> Controller:
+    return export_controller(model, concept, NEUTRAL, replace(OPTIONS, **options), no_progress)
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any) -> dict[str, Controller]:
+    """A controller of each law, of all blocks."""
+    return {law: export(tiny_torch, concept, no_progress, law=law) for law in LAWS}
+
+
+@pytest.fixture(scope="module")
+def classes(tiny_torch: LoadedModel, concept: ConceptSet) -> Classes:
+    positive, negative = (
+        collect_activations(tiny_torch, tokenize_all(tiny_torch, texts))
+        for texts in (concept.positive_examples, concept.negative_examples)
+    )
+    return classes_of(positive, negative, "mean")
+
+
+@pytest.fixture(scope="module")
+def jacobians(tiny_torch: LoadedModel, concept: ConceptSet) -> Array:
+    poles = (tokenize_all(tiny_torch, texts) for texts in (concept.positive_examples, concept.negative_examples))
+    return mean_jacobians(tiny_torch, [text.tokens for text in choose_prompts(*poles, OPTIONS)])
+
+
+def solved(jacobians: Array, actuated: Sequence[bool] | None = None) -> RiccatiSolution:
+    return solve_riccati(
+        jacobians.astype(np.float64), actuated=actuated, state_cost=OPTIONS.state_cost,
+        input_cost=OPTIONS.input_cost, terminal_cost=OPTIONS.terminal_cost,
+    )  # fmt: skip
+
+
+# ---- the laws ----
+
+
+def test_lqr_gain_is_the_regulator_of_the_class_direction(
+    exported: dict[str, Controller], classes: Classes, jacobians: Array
+) -> None:
+    cost_to_go = solved(jacobians).cost_to_go
+    for block, gain in enumerate(exported["lqr"].gain):
+        direction = classes.direction[block + 1]
+        expected = regulator_direction(cost_to_go[block + 1], direction, input_cost=OPTIONS.input_cost)
+        np.testing.assert_allclose(gain, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_lqr_reads_1_and_0_at_the_class_means(exported: dict[str, Controller], classes: Classes) -> None:
+    lqr = exported["lqr"]
+    assert lqr.probe is not None
+    np.testing.assert_allclose(lqr.probe, probes(classes, OPTIONS.shrinkage)[1:], rtol=1e-4, atol=1e-6)
+    positive, negative = (pooled[:, 1:].mean(axis=0) for pooled in (classes.positive_pooled, classes.negative_pooled))
+    np.testing.assert_allclose(np.sum(lqr.probe * negative, axis=1) - lqr.offset, 0, atol=1e-4)
+    np.testing.assert_allclose(np.sum(lqr.probe * positive, axis=1) - lqr.offset, 1, atol=1e-4)
+
+
+def test_lqr_setpoint_goes_from_neutral_to_the_positive_class(exported: dict[str, Controller]) -> None:
+    lqr = exported["lqr"]
+    assert lqr.statistics is not None
+    np.testing.assert_allclose(lqr.rest, lqr.statistics.neutral_mean)
+    np.testing.assert_allclose(lqr.rest + lqr.span, 1, rtol=1e-6)
+
+
+def test_paper_law_by_hand() -> None:
+    """E_0 = (3, 4), so |E_0| = 5, v_0 = (0.6, 0.8) and K_0 v_0 = (2*0.6, 0.8)."""
+    direction = np.array([[3.0, 4.0], [9.0, 9.0]])
+    solution = RiccatiSolution(np.zeros((2, 2, 2)), np.array([np.diag([2.0, 1.0])]))
+    probe, gain, span = paper_law(direction, solution, [0])
+    np.testing.assert_allclose(probe, [[0.6, 0.8]])
+    np.testing.assert_allclose(gain, [[1.2, 0.8]])
+    np.testing.assert_allclose(span, [5.0])
+
+
+def test_a_lqr_is_the_published_law(exported: dict[str, Controller], classes: Classes, jacobians: Array) -> None:
+    """u_t = (lambda |E_t| - v_t . x_t) K_t v_t, at the blocks' inputs, and strength is the paper's lambda."""
+    paper, gains = exported["a-lqr"], solved(jacobians).gains
+    assert paper.probe is not None
+    for block in range(4):
+        direction = classes.direction[block]
+        v = direction / np.linalg.norm(direction)
+        np.testing.assert_allclose(paper.probe[block], v, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(paper.gain[block], gains[block] @ v, rtol=1e-3, atol=1e-7)
+        setpoint = paper.rest[block] + paper.command(0.7).level * paper.span[block]
+        assert setpoint == pytest.approx(0.7 * np.linalg.norm(direction), rel=1e-5)
+    assert not paper.offset.any()
+    assert paper.scale == 1.0
+    assert paper.mode == "hold"
+
+
+def test_add_is_the_class_direction(exported: dict[str, Controller], classes: Classes) -> None:
+    add = exported["add"]
+    np.testing.assert_allclose(add.gain, classes.direction[1:], rtol=1e-4, atol=1e-6)
+    assert add.probe is None
+    np.testing.assert_array_equal(add.rest + 2.0 * add.span, [2.0] * 4)
+
+
+# ---- what all laws share ----
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_every_law_is_calibrated(exported: dict[str, Controller], law: str) -> None:
+    controller = exported[law]
+    assert controller.sensor is not None
+    assert controller.statistics is not None
+    assert controller.sensor.block == np.argmax(controller.statistics.separation)
+    assert not controller.sensor.push[controller.sensor.block :].any()  # nothing acts on what was read before it
+    low, high = controller.safe_range
+    assert low < 0 < high
+    assert LEVELS[0] <= controller.scale <= LEVELS[-1]
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_provenance_says_how_it_was_made(exported: dict[str, Controller], concept: ConceptSet, law: str) -> None:
+    made = exported[law].provenance
+    assert (made.state_cost, made.input_cost, made.terminal_cost) == (
+        OPTIONS.state_cost, OPTIONS.input_cost, OPTIONS.terminal_cost,
+    )  # fmt: skip
+    assert (made.jacobian_count, made.prompt_count, made.seed) == (4, 16, 0)
+    assert (made.pooling, made.concept_sha256) == ("mean", concept.sha256)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_same_seed_gives_the_same_bytes(
+    exported: dict[str, Controller], tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any, tmp_path: Path,
+    law: str,
+) -> None:  # fmt: skip
+    again = export(tiny_torch, concept, no_progress, law=law)
+    for name, controller in (("first", exported[law]), ("again", again)):
+        write_sidecar(tmp_path / name, Sidecar(tiny_torch.fingerprint, {controller.name: controller}))
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "again").read_bytes()
+
+
+def test_another_seed_linearizes_at_other_texts(
+    exported: dict[str, Controller], tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any
+) -> None:
+    other = export(tiny_torch, concept, no_progress, seed=1)
+    assert not np.array_equal(other.gain, exported["lqr"].gain)
+    np.testing.assert_array_equal(other.probe, exported["lqr"].probe)  # the class statistics use all texts
+    assert other.provenance.seed == 1
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_exported_controller_survives_its_file(
+    exported: dict[str, Controller], tiny_torch: LoadedModel, tmp_path: Path, law: str
+) -> None:
+    write_sidecar(tmp_path / "a.gguf", Sidecar(tiny_torch.fingerprint, {"height": exported[law]}))
+    read = read_sidecar(tmp_path / "a.gguf").controllers["height"]
+    write_sidecar(tmp_path / "b.gguf", Sidecar(tiny_torch.fingerprint, {"height": read}))
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+# ---- options ----
+
+
+def test_other_blocks_have_no_actuator(
+    tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any, classes: Classes, jacobians: Array
+) -> None:
+    controller = export(tiny_torch, concept, no_progress, blocks=(1, 3))
+    cost_to_go = solved(jacobians, [False, True, False, True]).cost_to_go
+    assert controller.blocks == (1, 3)
+    expected = regulator_direction(cost_to_go[2], classes.direction[2], input_cost=OPTIONS.input_cost)
+    np.testing.assert_allclose(controller.gain[0], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_riccati_of_some_blocks_leaves_the_others_without_gains(jacobians: Array, no_progress: Any) -> None:
+    gains = riccati_of(jacobians, [2], OPTIONS, no_progress).gains
+    np.testing.assert_array_equal([gain.any() for gain in gains], [False, False, True, False])
+
+
+def test_last_pooling_takes_the_last_token(tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any) -> None:
+    add = export(tiny_torch, concept, no_progress, law="add", pooling="last")
+    means = []
+    for texts in (concept.positive_examples, concept.negative_examples):
+        activations = collect_activations(tiny_torch, tokenize_all(tiny_torch, texts))
+        ends = np.flatnonzero(np.diff(activations.text, append=99))
+        means.append(activations.tokens[ends].mean(axis=0))
+    np.testing.assert_allclose(add.gain, (means[0] - means[1])[1:], rtol=1e-4, atol=1e-6)
+    assert add.provenance.pooling == "last"
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16])
+def test_linearization_uses_an_equal_share_of_both_poles(
+    tiny_torch: LoadedModel, concept: ConceptSet, count: int
+) -> None:
+    poles = [tokenize_all(tiny_torch, texts) for texts in (concept.positive_examples, concept.negative_examples)]
+    chosen = choose_prompts(*poles, ExportOptions(jacobian_prompts=count))
+    from_positive = sum(any(text is each for each in poles[0]) for text in chosen)
+    assert len(chosen) == count
+    assert from_positive == (count + 1) // 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"law": "lqg"}, "unknown law; expected lqr or a-lqr or add; found lqg"),
+        ({"pooling": "max"}, "unknown pooling; expected mean or last; found max"),
+        ({"shrinkage": 0.0}, "shrinkage is out of range; expected above 0, at most 1; found 0.0"),
+        ({"shrinkage": 1.5}, "shrinkage is out of range"),
+        ({"shrinkage": float("nan")}, "shrinkage is out of range"),
+        ({"state_cost": -1.0}, "state_cost is out of range"),
+        ({"input_cost": 0.0}, "input_cost is out of range"),
+        ({"terminal_cost": -1.0}, "terminal_cost is out of range"),
+        ({"jacobian_prompts": 0}, "jacobian_prompts is out of range"),
+        ({"memory_tokens": 0.0}, "memory_tokens is out of range"),
+        ({"dial_nats": 0.0}, "dial_nats is out of range"),
+        ({"safe_nats": -1.0}, "safe_nats is out of range"),
+    ],
+)
+def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(SteeringError, match=message):
+        ExportOptions(**wrong)
+
+
+@pytest.mark.parametrize("blocks", [(4,), (-1, 2)])
+def test_blocks_outside_the_model_are_refused(
+    tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any, blocks: tuple[int, ...]
+) -> None:
+    with pytest.raises(SteeringError, match="steered blocks are outside the model; expected 0 to 3"):
+        export(tiny_torch, concept, no_progress, blocks=blocks)
+
+
+def test_completion_without_tokens_is_refused(tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any) -> None:
+    empty = replace(concept, positive_examples=(*concept.positive_examples, Example("Hello.", "")))
+    with pytest.raises(ConceptError, match="a completion has no tokens"):
+        export(tiny_torch, empty, no_progress)

@@ -1,0 +1,221 @@
+"""The PyTorch-hooked model against llama.cpp with the native hook: one controller, the same residual stream.
+
+This is what makes a controller that was exported from one an exact law on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp
+import numpy as np
+import pytest
+
+from edgesteer.chat import conversation
+from edgesteer.concept import Example, builtin_concepts, load_concept, load_neutral
+from edgesteer.controller import Array, Command, Controller
+from edgesteer.runtime.engine import Engine
+from edgesteer.runtime.hook import STEER, phi_code
+from edgesteer.runtime.model import LlamaModel
+from edgesteer.sidecar import read_sidecar
+
+if TYPE_CHECKING:
+    from edgesteer.export.simulate import SteeredRun
+    from edgesteer.export.weights import LoadedModel
+
+pytestmark = pytest.mark.torch
+
+TEXT = "<|im_start|>user\nIn the morning, the boats went on.<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture
+def exact_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep keys and values in F32. llama.cpp's default rounds them to F16, which costs a relative 1e-3 here."""
+    defaults = llama_cpp.llama_context_default_params
+
+    def parameters() -> Any:
+        chosen = defaults()
+        chosen.type_k = chosen.type_v = llama_cpp.GGML_TYPE_F32
+        chosen.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        return chosen
+
+    monkeypatch.setattr(llama_cpp, "llama_context_default_params", parameters)
+
+
+class Captured:
+    """One pass of llama.cpp over a sequence: the residual stream at every boundary, and the hook's telemetry."""
+
+    def __init__(
+        self, model: LlamaModel, controller: Controller, command: Command, tokens: Sequence[int], rows: Sequence[bool]
+    ) -> None:
+        length = len(tokens)
+        with Engine(model, [controller]) as engine:
+            assert engine.hook is not None
+            stream = [engine.hook.capture(boundary, length) for boundary in range(model.n_blocks + 1)]
+            commands = engine.idle(length)
+            commands[np.array(rows), 0] = (command.level, command.effort, STEER, phi_code(command.mode))
+            engine.decode(tokens, range(length), [True] * length, commands)
+            self.stream = np.stack(stream)
+            self.before, self.control = engine.hook.before.copy(), engine.hook.control.copy()
+            self.logits = np.stack([engine.logits(row) for row in range(length)])
+
+
+def in_pytorch(
+    model: LoadedModel, controller: Controller, command: Command, tokens: Sequence[int], rows: Sequence[bool]
+) -> SteeredRun:
+    import torch
+
+    from edgesteer.export.simulate import run_steered
+
+    return run_steered(model, controller, command, torch.tensor(tokens), torch.tensor(rows))
+
+
+def relative_errors(ours: SteeredRun, theirs: Captured) -> Array:
+    """Return |difference| / |x| at each boundary, over all rows but the first.
+
+    The first token's activations are larger than all others by orders of magnitude in real models, and would hide them.
+    """
+    x, y = ours.stream.numpy()[:, 1:], theirs.stream[:, 1:]
+    errors: Array = np.linalg.norm(x - y, axis=(1, 2)) / np.linalg.norm(x, axis=(1, 2))
+    return errors
+
+
+# ---- the tiny model in F32 ----
+
+
+@pytest.mark.usefixtures("exact_attention")
+@pytest.mark.parametrize("law", ["lqr", "a-lqr", "add"])
+@pytest.mark.parametrize("mode", ["hold", "floor", "ceiling"])
+@pytest.mark.parametrize("only_last", [True, False], ids=["last", "all"])
+def test_steered_streams_agree_at_every_boundary(
+    tiny_torch: LoadedModel,
+    tiny_llama: LlamaModel,
+    make_controller: Callable[..., Controller],
+    law: str,
+    mode: str,
+    only_last: bool,
+) -> None:
+    tokens = tiny_llama.tokenize(TEXT)
+    rows = [not only_last or row == len(tokens) - 1 for row in range(len(tokens))]
+    controller = make_controller(4, 32, law=law)
+    command = Command(0.7, 0.9, mode)
+    ours = in_pytorch(tiny_torch, controller, command, tokens, rows)
+    theirs = Captured(tiny_llama, controller, command, tokens, rows)
+    assert (relative_errors(ours, theirs) < 1e-5).all()
+    np.testing.assert_allclose(theirs.logits, ours.logits, rtol=1e-3, atol=1e-4)
+    assert ours.control.abs().max() > 0.1
+    steered = np.array(rows)
+    np.testing.assert_allclose(theirs.before[:4, steered], ours.before[:, steered], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(theirs.control[:4, steered], ours.control[:, steered], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("exact_attention")
+def test_sensor_reads_the_same(
+    tiny_torch: LoadedModel, tiny_llama: LlamaModel, make_controller: Callable[..., Controller]
+) -> None:
+    tokens = tiny_llama.tokenize(TEXT)
+    rows = [True] * len(tokens)
+    controller = make_controller(4, 32)
+    ours = in_pytorch(tiny_torch, controller, Command(0.7, 0.9, "hold"), tokens, rows)
+    theirs = Captured(tiny_llama, controller, Command(0.7, 0.9, "hold"), tokens, rows)
+    np.testing.assert_allclose(theirs.before[4], ours.sensor, rtol=1e-3, atol=1e-4)
+
+
+def test_rounding_of_keys_and_values_stays_small(
+    tiny_torch: LoadedModel, tiny_llama: LlamaModel, make_controller: Callable[..., Controller]
+) -> None:
+    """With llama.cpp's default F16 cache. Measured: up to 1.1e-3, the same with and without steering."""
+    tokens = tiny_llama.tokenize(TEXT)
+    rows = [True] * len(tokens)
+    controller = make_controller(4, 32)
+    command = Command(0.7, 0.9, "hold")
+    ours = in_pytorch(tiny_torch, controller, command, tokens, rows)
+    assert (relative_errors(ours, Captured(tiny_llama, controller, command, tokens, rows)) < 3e-3).all()
+
+
+# ---- SmolLM2, quantized ----
+
+
+@pytest.mark.llama
+@pytest.mark.slow
+@pytest.mark.parametrize("strength", [0.0, 1.0, -1.0])
+@pytest.mark.parametrize("law", ["lqr", "add"])
+def test_quantized_model_stays_close(
+    smollm2_torch: LoadedModel, smollm2_llama: LlamaModel, smollm2_sidecar: Path, law: str, strength: float
+) -> None:
+    """llama.cpp also quantizes activations (Q8) in its products, which PyTorch on the dequantized weights does not."""
+    (controller,) = read_sidecar(smollm2_sidecar).controllers.values()
+    if law == "add":
+        zero = np.zeros_like(controller.offset)
+        controller = replace(controller, law="add", probe=None, offset=zero, rest=zero)
+    tokens = smollm2_llama.tokenize(smollm2_llama.chat.render(conversation("What should I do this weekend?")))
+    tokens += smollm2_llama.tokenize("You could walk to the market and cook something new.", add_special=False)
+    rows = [True] * len(tokens)
+    command = controller.command(strength, "hold")
+    ours = in_pytorch(smollm2_torch, controller, command, tokens, rows)
+    errors = relative_errors(ours, Captured(smollm2_llama, controller, command, tokens, rows))
+    print(law, strength, np.round(errors,4).tolist(), np.linalg.norm(ours.stream.numpy()[:,1:],axis=(1,2))[[0,1,15,30]], ours.control.abs().mean())
+    assert (errors < 0.06).all()
+
+
+# ---- tokens ----
+
+
+def all_texts() -> list[Example]:
+    concepts = [load_concept(path) for path in builtin_concepts().values()]
+    poles = [examples for c in concepts for examples in (c.positive_examples, c.negative_examples)]
+    return [example for examples in (*poles, load_neutral()) for example in examples]
+
+
+def mismatches(theirs: LoadedModel, ours: LlamaModel) -> list[Example]:
+    """Return the built-in texts that the exporter and llama.cpp turn into different tokens."""
+    found = []
+    for example in all_texts():
+        if example.prompt and ours.chat.source:
+            head = ours.tokenize(ours.chat.render(conversation(example.prompt, example.system)))
+        else:
+            head = ours.tokenize(f"{example.prompt} " if example.prompt else "")
+        if head + ours.tokenize(example.completion, add_special=False) != theirs.tokenize(example).tokens.tolist():
+            found.append(example)
+    return found
+
+
+def test_tiny_models_tokens_agree(tiny_torch: LoadedModel, tiny_llama: LlamaModel) -> None:
+    assert tiny_torch.chat == tiny_llama.chat
+    assert mismatches(tiny_torch, tiny_llama) == []
+
+
+@pytest.mark.llama
+@pytest.mark.slow
+def test_smollm2s_tokens_agree(smollm2_torch: LoadedModel, smollm2_llama: LlamaModel) -> None:
+    assert smollm2_torch.chat == smollm2_llama.chat
+    assert mismatches(smollm2_torch, smollm2_llama) == []
+
+
+@pytest.mark.llama
+@pytest.mark.slow
+def test_gemma3s_tokens_agree(gemma3: Path, gemma3_llama: LlamaModel) -> None:
+    """Its weights are not needed here. transformers takes 10 s to derive the merges of its vocabulary."""
+    from torch import nn
+    from transformers import AutoTokenizer
+
+    from edgesteer.export.weights import LoadedModel, chat_template
+
+    tokenizer = AutoTokenizer.from_pretrained(str(gemma3.parent), gguf_file=gemma3.name)
+    theirs = LoadedModel(None, tokenizer, nn.ModuleList(), chat_template(tokenizer), gemma3_llama.fingerprint)
+    assert theirs.chat == gemma3_llama.chat
+    assert theirs.chat.adds_bos
+    assert mismatches(theirs, gemma3_llama) == []
+
+
+@pytest.mark.llama
+@pytest.mark.slow
+def test_fingerprints_agree(smollm2_torch: LoadedModel, smollm2_llama: LlamaModel) -> None:
+    assert smollm2_torch.fingerprint.mismatch(smollm2_llama.fingerprint) == []
+
+
+def test_tiny_fingerprints_agree(tiny_torch: LoadedModel, tiny_llama: LlamaModel) -> None:
+    assert tiny_torch.fingerprint.mismatch(tiny_llama.fingerprint) == []

@@ -1,0 +1,173 @@
+"""Controller: which tensors make one, and what a position of the dial asks of the law."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgesteer.controller import FADE_IN, Command, Controller, Statistics
+from edgesteer.errors import SidecarError, SteeringError
+
+
+@pytest.fixture
+def lqr(make_controller: Callable[..., Controller]) -> Controller:
+    """6 blocks of width 8, of which 1, 2 and 4 are steered; strength 1 is level 2."""
+    statistics = Statistics(*(np.ones(6, dtype=np.float32) for _ in fields(Statistics)))
+    return replace(
+        make_controller(6, 8, blocks=(1, 2, 4), mode="one-sided"), scale=2.0, statistics=statistics
+    )
+
+
+@pytest.fixture
+def add(make_controller: Callable[..., Controller]) -> Controller:
+    return replace(make_controller(6, 8, law="add"), scale=2.0)
+
+
+# ---- the dial ----
+
+
+@pytest.mark.parametrize(
+    ("strength", "command"),
+    [
+        (0.0, Command(0.0, 0.0, "ceiling")),
+        (FADE_IN / 2, Command(FADE_IN, 0.5, "floor")),
+        (FADE_IN, Command(2 * FADE_IN, 1.0, "floor")),
+        (1.0, Command(2.0, 1.0, "floor")),
+        (3.0, Command(6.0, 1.0, "floor")),
+        (-FADE_IN / 2, Command(-FADE_IN, 0.5, "ceiling")),
+        (-3.0, Command(-6.0, 1.0, "ceiling")),
+    ],
+)
+def test_lqr_fades_in_and_pushes_to_one_side(lqr: Controller, strength: float, command: Command) -> None:
+    assert lqr.command(strength) == command
+
+
+@pytest.mark.parametrize("strength", [-2.0, -0.1, 0.1, 2.0])
+@pytest.mark.parametrize("law", ["a-lqr", "add"])
+def test_other_laws_act_in_full_at_any_strength(
+    make_controller: Callable[..., Controller], law: str, strength: float
+) -> None:
+    controller = replace(make_controller(6, 8, law=law), scale=2.0)
+    assert controller.command(strength) == Command(2 * strength, 1.0, "hold")
+
+
+@pytest.mark.parametrize("law", ["lqr", "a-lqr", "add"])
+def test_strength_0_has_no_effort(make_controller: Callable[..., Controller], law: str) -> None:
+    assert make_controller(6, 8, law=law).command(0.0).effort == 0.0
+
+
+@pytest.mark.parametrize("mode", ["hold", "floor", "ceiling"])
+def test_mode_can_be_chosen(lqr: Controller, mode: str) -> None:
+    assert lqr.command(1.0, mode).mode == mode
+    assert replace(lqr, mode=mode).command(-1.0).mode == mode
+
+
+def test_add_has_no_side(add: Controller) -> None:
+    assert add.command(-1.0, "floor").mode == "hold"
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), float("-inf")])
+def test_strength_must_be_a_finite_number(lqr: Controller, strength: float) -> None:
+    with pytest.raises(SteeringError, match="concept: strength is not a finite number"):
+        lqr.command(strength)
+
+
+def test_unknown_mode_is_refused(lqr: Controller) -> None:
+    with pytest.raises(SteeringError, match="unknown mode; expected one-sided or hold or floor or ceiling; found up"):
+        lqr.command(1.0, "up")
+
+
+# ---- what makes a controller ----
+
+
+def test_width_is_that_of_the_gain(lqr: Controller) -> None:
+    assert lqr.width == 8
+
+
+def test_only_the_published_law_reads_the_blocks_input(make_controller: Callable[..., Controller]) -> None:
+    reads = {law: make_controller(6, 8, law=law).reads_block_input for law in ("lqr", "a-lqr", "add")}
+    assert reads == {"lqr": False, "a-lqr": True, "add": False}
+
+
+@pytest.mark.parametrize("blocks", [(), (2, 1, 4), (1, 1, 4), (-1, 2, 4), (1, 2, 6)])
+def test_steered_blocks_must_ascend_within_the_model(lqr: Controller, blocks: tuple[int, ...]) -> None:
+    with pytest.raises(SidecarError, match="steered blocks are wrong; expected ascending numbers below 6"):
+        replace(lqr, blocks=blocks)
+
+
+@pytest.mark.parametrize("name", ["gain", "probe", "offset", "rest", "span"])
+def test_tensors_must_have_a_row_for_each_steered_block(lqr: Controller, name: str) -> None:
+    with pytest.raises(SidecarError, match=rf"concept.{name}: tensor has the wrong shape or type; expected float32 \(3"):
+        replace(lqr, **{name: getattr(lqr, name)[:2]})
+
+
+@pytest.mark.parametrize("name", ["gain", "probe", "offset", "rest", "span"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_tensors_must_be_finite(lqr: Controller, name: str, value: float) -> None:
+    tensor = getattr(lqr, name).copy()
+    tensor.flat[1] = value
+    with pytest.raises(SidecarError, match=rf"concept.{name}: tensor holds a value that is not finite; found 1 such"):
+        replace(lqr, **{name: tensor})
+
+
+def test_tensors_must_be_single_precision(lqr: Controller) -> None:
+    with pytest.raises(SidecarError, match="expected float32 .*found float64"):
+        replace(lqr, gain=lqr.gain.astype(np.float64))
+
+
+def test_probe_must_be_as_wide_as_the_gain(lqr: Controller) -> None:
+    assert lqr.probe is not None
+    with pytest.raises(SidecarError, match="concept.probe: tensor has the wrong shape"):
+        replace(lqr, probe=lqr.probe[:, :5])
+
+
+def test_feedback_law_needs_a_probe(lqr: Controller) -> None:
+    with pytest.raises(SidecarError, match="probe does not fit the law"):
+        replace(lqr, probe=None)
+
+
+def test_add_has_no_probe(add: Controller) -> None:
+    with pytest.raises(SidecarError, match="probe does not fit the law"):
+        replace(add, probe=add.gain)
+
+
+@pytest.mark.parametrize(("name", "value"), [("law", "pid"), ("mode", "both")])
+def test_unknown_names_are_refused(lqr: Controller, name: str, value: str) -> None:
+    with pytest.raises(SidecarError, match=f"unknown {name}; expected .*; found {value}"):
+        replace(lqr, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"probe": np.ones(7, dtype=np.float32)},
+        {"push": np.ones(2, dtype=np.float32)},
+        {"position_mean": np.ones((2, 2), dtype=np.float32)},
+        {"position_mean": np.ones(0, dtype=np.float32)},
+        {"block": 6},
+        {"block": -1},
+        {"memory_tokens": 0.0},
+    ],
+    ids=str,
+)
+def test_sensor_must_fit_the_controller(lqr: Controller, wrong: dict[str, Any]) -> None:
+    assert lqr.sensor is not None
+    with pytest.raises(SidecarError, match=r"sensor"):
+        replace(lqr, sensor=replace(lqr.sensor, **wrong))
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Statistics)])
+def test_statistics_must_cover_every_block(lqr: Controller, name: str) -> None:
+    assert lqr.statistics is not None
+    with pytest.raises(SidecarError, match=rf"concept.statistics.{name}: tensor has the wrong shape"):
+        replace(lqr, statistics=replace(lqr.statistics, **{name: np.ones(3, dtype=np.float32)}))
+
+
+@pytest.mark.parametrize("safe_range", [(0.1, 1.0), (-1.0, -0.1), (1.0, -1.0), (float("nan"), 1.0)])
+def test_safe_range_must_hold_0(lqr: Controller, safe_range: tuple[float, float]) -> None:
+    with pytest.raises(SidecarError, match="safe range does not hold 0"):
+        replace(lqr, safe_range=safe_range)
