@@ -1,7 +1,7 @@
 """Export: seconds of each stage, the whole and the peak memory of making one sidecar of a built-in concept.
 
-Then the claim on Jacobians: 25 prompts of 24 tokens, every block of SmolLM2 at full rank, in at most 75 s on two x86 cores
-and under 3 GB resident. Each part runs in a process of its own, because peak memory is a process's.
+Then the claim on Jacobians: 25 prompts of 24 tokens, every block of SmolLM2 at full rank, in at most 75 s on two x86
+cores and under 3 GB resident. Each part runs in a process of its own, because peak memory is a process's.
 """
 
 from __future__ import annotations

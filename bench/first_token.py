@@ -1,4 +1,4 @@
-"""Cold start: seconds from starting `edgesteer generate` to its first token, with and without a sidecar, in alternation.
+"""Cold start: from starting `edgesteer generate` to its first token, with and without a sidecar, in alternation.
 
 Cold is the process; the model's file is in the system's cache after the first round.
 """

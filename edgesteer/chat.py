@@ -19,6 +19,9 @@ from edgesteer.errors import ModelError
 
 Message = dict[str, str]
 
+MARKER = "\N{OBJECT REPLACEMENT CHARACTER}words\N{OBJECT REPLACEMENT CHARACTER}"
+"""Stands for the user's words, to find where a template puts them: the words may also be part of the template."""
+
 
 @dataclass(frozen=True)
 class ChatTemplate:
@@ -49,6 +52,15 @@ class ChatTemplate:
                 return self.render(merge_system(messages), add_generation_prompt=add_generation_prompt)
             raise ModelError("the chat template cannot render these messages", found=error) from error
         return text.removeprefix(self.bos) if self.adds_bos and self.bos else text
+
+    def render_turn(self, prompt: str, system: str = "") -> tuple[str, str, str]:
+        """Return the text of a single user turn in parts: what comes before the user's words, they, and the rest.
+
+        Raises ModelError as `render` does.
+        """
+        before, _, after = self.render(conversation(MARKER, system)).partition(MARKER)
+        whole = self.render(conversation(prompt, system))
+        return before, whole[len(before) : len(whole) - len(after)], after
 
     def _render(self, source: str, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])

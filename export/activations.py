@@ -78,7 +78,8 @@ class Activations:
         starts = np.flatnonzero(np.diff(self.text, prepend=-1))
         ends = np.append(starts[1:], len(self.text))
         if pooling == "last":
-            return self.tokens[ends - 1]
+            last: NDArray[np.float32] = self.tokens[ends - 1]
+            return last
         return np.stack([self.tokens[a:b].mean(axis=0) for a, b in zip(starts, ends, strict=True)])
 
     def select(self, texts: NDArray[np.bool_]) -> Activations:

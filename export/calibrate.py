@@ -38,7 +38,8 @@ class Classes:
     @property
     def direction(self) -> Float:
         """E_t, (T+1, n): positive class mean - negative class mean."""
-        return self.positive_pooled.mean(axis=0, dtype=np.float64) - self.negative_mean
+        difference: Float = self.positive_pooled.mean(axis=0, dtype=np.float64) - self.negative_mean
+        return difference
 
     @property
     def negative_mean(self) -> Float:
@@ -78,9 +79,10 @@ def classes_of(positive: Activations, negative: Activations, pooling: str) -> Cl
 def probes(classes: Classes, shrinkage: float) -> Float:
     """Return the whitened probe of each boundary, (T+1, n); zero at boundary 0, which no law of ours reads so."""
     direction = classes.direction
-    rows = [np.zeros(direction.shape[1])]
+    rows: list[Float] = [np.zeros(direction.shape[1])]
     for boundary in range(1, len(direction)):
-        rows.append(whitened_probe(shrink_covariance(classes.covariance(boundary), shrinkage), direction[boundary]))
+        covariance = shrink_covariance(classes.covariance(boundary), shrinkage)
+        rows.append(whitened_probe(covariance, direction[boundary]).astype(np.float64))
     return np.stack(rows)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class ExportOptions:
     """Of the token covariance towards its diagonal."""
     state_cost: float = 1.0
     """q: on the deviation of the residual stream at every boundary."""
-    input_cost: float = 100.0
+    input_cost: float = 10.0
     """r: on the control."""
     terminal_cost: float = 1.0
     """q_f: on the deviation of the last boundary."""
@@ -198,10 +198,11 @@ def law_tensors(
     blocks: tuple[int, ...],
     options: ExportOptions,
     progress: Progress,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return the fields of the Controller that state its law, at the steered blocks."""
     direction = classes.direction
     outputs = np.array(blocks) + 1
+    rest: Float | Array
     if options.law == "add":
         probe, offset, gain = None, np.zeros(len(blocks)), direction[outputs]
         rest, span = np.zeros(len(blocks)), np.ones(len(blocks))

@@ -5,7 +5,9 @@ Everything downstream sees a LoadedModel; only this file knows where transformer
 
 from __future__ import annotations
 
+import io
 import os
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgesteer.chat import ChatTemplate, conversation
+from edgesteer.chat import ChatTemplate
 from edgesteer.concept import Example
 from edgesteer.errors import ModelError
 from edgesteer.fingerprint import Fingerprint, fingerprint_of_gguf, sha256_of_files, tokenizer_digest
@@ -55,15 +57,14 @@ class LoadedModel:
         Prompt and completion are tokenized apart, because that is where generation starts. The very first token of a
         sequence never counts as completion: it reads far from all others, whatever it is.
         """
-        prefix, completion = example.prompt, example.completion
-        if prefix and self.chat.source is not None:
-            prefix = self.chat.render(conversation(example.prompt, example.system))
-        elif prefix:
+        before, prompt, after, completion = "", example.prompt, "", example.completion
+        if prompt and self.chat.source is not None:
+            before, prompt, after = self.chat.render_turn(prompt, example.system)
+        elif prompt:
             completion = f" {completion}"  # belongs to the next word's token
         bos = [self.tokenizer.bos_token_id] if self.chat.adds_bos else []
-        head = bos + self._encode(prefix)
-        before, _, after = prefix.rpartition(example.prompt) if example.prompt else (prefix, "", "")
-        words = range(len(bos + self._encode(before)), len(head) - len(self._encode(after)))
+        head = bos + self._encode(before + prompt + after)
+        words = slice(len(bos + self._encode(before)), len(head) - len(self._encode(after)))
         tokens = head + self._encode(completion)
         return TokenizedText(torch.tensor(tokens, dtype=torch.int64), max(1, len(head)), words)
 
@@ -80,17 +81,19 @@ def load_model(path: Path) -> LoadedModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     of_file = fingerprint_of_gguf(path) if path.is_file() else None  # first: it says what is wrong with a damaged file
     source = (str(path.parent), {"gguf_file": path.name}) if of_file else (str(path), {})
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source[0], **source[1])
-        network = AutoModelForCausalLM.from_pretrained(
-            source[0], dtype=torch.float32, attn_implementation="eager", **source[1]
-        ).eval()
-    except Exception as error:  # transformers passes on what its readers raise, struct.error and SafetensorError included
+        with redirect_stderr(io.StringIO()):  # its GGUF reader draws a bar of its own, whatever its settings
+            tokenizer = AutoTokenizer.from_pretrained(source[0], **source[1])
+            network = AutoModelForCausalLM.from_pretrained(
+                source[0], dtype=torch.float32, attn_implementation="eager", **source[1]
+            )
+        network.eval()  # type: ignore[no-untyped-call]
+    except Exception as error:  # what transformers' readers raise, struct.error and SafetensorError too
         raise ModelError(
             "transformers cannot load this model",
             where=path,

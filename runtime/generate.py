@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesteer.chat import conversation
 from edgesteer.control.outer_loop import Decay, Effort, FullEffort, OuterLoop
 from edgesteer.controller import Array, Command, Controller
 from edgesteer.errors import EngineError, SafeRangeWarning, SteeringError
@@ -77,13 +76,12 @@ def plain_prompt(model: LlamaModel, text: str) -> Prompt:
 
 def chat_prompt(model: LlamaModel, text: str, system: str = "") -> Prompt:
     """Return the prompt of a single user turn in the model's chat template."""
-    rendered = model.chat.render(conversation(text, system))
-    tokens = model.tokenize(rendered)
-    start = rendered.rfind(text.strip())
-    first = len(model.tokenize(rendered[:start]))
-    after = len(model.tokenize(rendered[start + len(text.strip()) :], add_special=False))
+    before, words, after = model.chat.render_turn(text, system)
+    tokens = model.tokenize(before + words + after)
+    start = len(model.tokenize(before))
+    end = len(tokens) - len(model.tokenize(after, add_special=False))
     row = np.arange(len(tokens))
-    return Prompt(tokens, (row >= first) & (row < len(tokens) - after), np.zeros(len(tokens), dtype=bool))
+    return Prompt(tokens, (row >= start) & (row < end), np.zeros(len(tokens), dtype=bool))
 
 
 @dataclass(frozen=True)
@@ -220,8 +218,8 @@ class TextStream:
                 )
             index = names.index(steering.controller)
             controller = self.engine.controllers[index]
-            warn_outside_safe_range(controller, steering.strength)
             command = controller.command(steering.strength, steering.mode)
+            warn_outside_safe_range(controller, steering.strength)
             sites = [i for i, site in enumerate(self.engine.sites) if site.controller == index]
             loops[index] = _Loop(
                 steering,

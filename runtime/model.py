@@ -19,7 +19,7 @@ _recent_log: deque[str] = deque(maxlen=8)
 _ERROR_LEVEL = 3
 
 
-@llama_cpp.llama_log_callback
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _log(level: int, text: bytes, _user_data: Any) -> None:
     """Send llama.cpp's messages to logging, and keep its last errors for our own messages."""
     line = text.decode("utf-8", "replace").strip()

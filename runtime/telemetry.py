@@ -39,13 +39,14 @@ class SteeringReport:
 class Trace:
     """Collects one controller's telemetry token by token. Keeps sums over the tokens, not what each block did at each.
 
-    sites: the numbers of the controller's sites in the hook: one for each steered block, then the sensor's if any.
+    sites: the numbers of the controller's sites in the hook, which follow each other: one for each steered block, then
+    the sensor's if any.
     """
 
     def __init__(self, controller: Controller, command: Command, sites: Sequence[int]) -> None:
         m = len(controller.blocks)
         self._controller = controller
-        self._actuators = np.array(sites[:m])
+        self._actuators = slice(sites[0], sites[0] + m)
         self.sensor_site = sites[m] if len(sites) > m else None
         self._setpoint = controller.rest + np.float32(command.level) * controller.span
         self._before, self._after, self._control = (np.zeros(m) for _ in range(3))
@@ -57,16 +58,16 @@ class Trace:
 
     def take(self, before: Array, after: Array, control: Array) -> tuple[float, Array]:
         """Take in one decoded token: (n_sites,) each. Return the sensor's reading and the controls (m,)."""
-        b, a, u = before[self._actuators], after[self._actuators], np.nan_to_num(control[self._actuators])
+        b, a, u = (values[self._actuators] for values in (before, after, control))
         acted = u != 0
         self._n_tokens += 1
-        self._n_acted += int(acted.sum())
+        self._n_acted += int(np.count_nonzero(acted))
         self._before += b
         self._after += a
         self._control += np.abs(u)
-        self._squares_before += float(np.sum((self._setpoint - b)[acted] ** 2))
-        self._squares_after += float(np.sum((self._setpoint - a)[acted] ** 2))
-        self._alpha.append(float(np.mean(b if self.sensor_site is None else before[self.sensor_site])))
+        self._squares_before += self._squares_of_error(b, acted)
+        self._squares_after += self._squares_of_error(a, acted)
+        self._alpha.append(float(b.mean() if self.sensor_site is None else before[self.sensor_site]))
         return self._alpha[-1], u
 
     def note(self, effort: float, running_mean: float) -> None:
@@ -90,6 +91,10 @@ class Trace:
             error_before=self._root_mean_square(self._squares_before),
             error_after=self._root_mean_square(self._squares_after),
         )
+
+    def _squares_of_error(self, alpha: Array, acted: NDArray[np.bool_]) -> float:
+        error = (self._setpoint - alpha) * acted
+        return float(error @ error)
 
     def _per_token(self, sums: NDArray[np.float64]) -> list[float]:
         return [float(value) for value in sums / self._n_tokens] if self._n_tokens else []

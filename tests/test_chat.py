@@ -9,7 +9,9 @@ import pytest
 from edgesteer.chat import ChatTemplate, conversation, merge_system
 from edgesteer.errors import ModelError
 
-PLAIN = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[me] {% endif %}"
+PLAIN = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[me] {% endif %}"
+)
 
 
 def template(source: str | None, *, bos: str = "<s>", adds_bos: bool = False) -> ChatTemplate:
@@ -65,6 +67,19 @@ def test_merging_keeps_later_turns() -> None:
     later = {"role": "assistant", "content": "Hi"}
     merged = merge_system([*conversation("Hello", "Be kind."), later])
     assert merged == [{"role": "user", "content": "Be kind.\n\nHello"}, later]
+
+
+@pytest.mark.parametrize("words", ["Hello", "me", "user", "] ", "x\ny", ""])
+@pytest.mark.parametrize("system", ["", "user me Hello"])
+def test_users_words_are_found_even_when_the_template_has_them_too(words: str, system: str) -> None:
+    before, found, after = template(PLAIN).render_turn(words, system)
+    assert before == (f"[system] {system}\n[user] " if system else "[user] ")
+    assert (found, after) == (words, "\n[me] ")
+
+
+def test_words_that_the_template_trims_are_found_trimmed() -> None:
+    source = "<{{ messages[0].content | trim }}>"
+    assert template(source).render_turn("  a b ") == ("<", "a b", ">")
 
 
 def test_model_without_a_template_is_an_error() -> None:

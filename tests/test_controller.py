@@ -17,9 +17,7 @@ from edgesteer.errors import SidecarError, SteeringError
 def lqr(make_controller: Callable[..., Controller]) -> Controller:
     """6 blocks of width 8, of which 1, 2 and 4 are steered; strength 1 is level 2."""
     statistics = Statistics(*(np.ones(6, dtype=np.float32) for _ in fields(Statistics)))
-    return replace(
-        make_controller(6, 8, blocks=(1, 2, 4), mode="one-sided"), scale=2.0, statistics=statistics
-    )
+    return replace(make_controller(6, 8, blocks=(1, 2, 4), mode="one-sided"), scale=2.0, statistics=statistics)
 
 
 @pytest.fixture
@@ -101,7 +99,7 @@ def test_steered_blocks_must_ascend_within_the_model(lqr: Controller, blocks: tu
 
 @pytest.mark.parametrize("name", ["gain", "probe", "offset", "rest", "span"])
 def test_tensors_must_have_a_row_for_each_steered_block(lqr: Controller, name: str) -> None:
-    with pytest.raises(SidecarError, match=rf"concept.{name}: tensor has the wrong shape or type; expected float32 \(3"):
+    with pytest.raises(SidecarError, match=rf"{name}: tensor has the wrong shape or type; expected float32 \(3"):
         replace(lqr, **{name: getattr(lqr, name)[:2]})
 
 
@@ -115,13 +113,13 @@ def test_tensors_must_be_finite(lqr: Controller, name: str, value: float) -> Non
 
 
 def test_tensors_must_be_single_precision(lqr: Controller) -> None:
-    with pytest.raises(SidecarError, match="expected float32 .*found float64"):
+    with pytest.raises(SidecarError, match=r"expected float32 .*found float64"):
         replace(lqr, gain=lqr.gain.astype(np.float64))
 
 
 def test_probe_must_be_as_wide_as_the_gain(lqr: Controller) -> None:
     assert lqr.probe is not None
-    with pytest.raises(SidecarError, match="concept.probe: tensor has the wrong shape"):
+    with pytest.raises(SidecarError, match=r"concept\.probe: tensor has the wrong shape"):
         replace(lqr, probe=lqr.probe[:, :5])
 
 

@@ -20,7 +20,7 @@ from edgesteer.errors import EdgeSteerError, SteeringError
 from edgesteer.files import check_writable
 
 DEMO_MODEL = "smollm2"
-DEMO_CONCEPT = "ocean"
+DEMO_CONCEPT = "warmth"
 DEMO_PROMPT = "What should I do this weekend?"
 DEMO_TOKENS = 80
 DEMO_TEMP = 0.7

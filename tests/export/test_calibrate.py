@@ -171,8 +171,19 @@ def test_neutral_readings_of_the_sensor_by_hand() -> None:
     assert sensor.offset == pytest.approx(negative)
     assert sensor.prompt_mean == pytest.approx(7, abs=1e-5)
     np.testing.assert_allclose(sensor.position_mean, [*(40 - np.arange(POSITIONS - 1)), settled], rtol=1e-5)
-    assert sensor.target == pytest.approx(1 - settled)
+    assert sensor.target == 1.0  # the distance between the classes
     np.testing.assert_array_equal(sensor.push, np.zeros(5))
+
+
+def test_neutral_texts_may_be_short() -> None:
+    """Positions that no text reaches, and prompts without words, read as the rest does."""
+    classes = some_classes(1.0)
+    neutral = some_activations(np.random.default_rng(0), texts=2, length=3)
+    no_words = neutral.where(neutral.position < 0)
+    sensor = make_sensor(classes, neutral, no_words, probes(classes, 0.3), block=1, n_actuators=1, memory_tokens=8.0)
+    assert np.isfinite(sensor.position_mean).all()
+    np.testing.assert_array_equal(sensor.position_mean[3:], sensor.position_mean[-1])
+    assert sensor.prompt_mean == pytest.approx(float(sensor.position_mean[-1]))
 
 
 @pytest.mark.parametrize("sensed", [0, 2, 4])

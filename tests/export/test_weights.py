@@ -73,6 +73,12 @@ def test_chat_turn_is_rendered_and_its_parts_are_found(tiny_torch: LoadedModel) 
     assert spelled(tiny_torch, text.tokens[text.words]) == "What is rain?"
 
 
+def test_users_words_are_found_even_when_the_template_has_them_too(tiny_torch: LoadedModel) -> None:
+    text = tiny_torch.tokenize(Example("assistant", "Yes?"))
+    assert spelled(tiny_torch, text.tokens[text.words]) == "assistant"
+    assert spelled(tiny_torch, text.tokens[text.words.stop :]).startswith("<|im_end|>")
+
+
 def test_special_tokens_of_the_template_are_single_tokens(tiny_torch: LoadedModel) -> None:
     tokens = tiny_torch.tokenize(Example("Why?", "So.")).tokens
     assert tokens[0] == tiny_torch.tokenizer.bos_token_id
@@ -92,7 +98,7 @@ def test_model_without_a_template_gets_the_prompt_as_text(tiny_model: Any, tmp_p
     model = load_model(bare)
     text = model.tokenize(Example("Once upon", "a time"))
     assert spelled(model, text.tokens) == "Once upon a time"
-    assert spelled(model, text.tokens[text.completion_start :]) == "a time"
+    assert spelled(model, text.tokens[text.completion_start :]) == " a time"
     assert spelled(model, text.tokens[text.words]) == "Once upon"
 
 

@@ -141,24 +141,32 @@ def test_rounding_of_keys_and_values_stays_small(
 
 @pytest.mark.llama
 @pytest.mark.slow
-@pytest.mark.parametrize("strength", [0.0, 1.0, -1.0])
 @pytest.mark.parametrize("law", ["lqr", "add"])
-def test_quantized_model_stays_close(
-    smollm2_torch: LoadedModel, smollm2_llama: LlamaModel, smollm2_sidecar: Path, law: str, strength: float
+def test_quantized_model_stays_close_and_steering_brings_it_no_further(
+    smollm2_torch: LoadedModel, smollm2_llama: LlamaModel, smollm2_sidecar: Path, law: str
 ) -> None:
-    """llama.cpp also quantizes activations (Q8) in its products, which PyTorch on the dequantized weights does not."""
+    """Q4_1: llama.cpp also rounds activations to 8 bits in its products; PyTorch on the dequantized weights does not.
+
+    Measured: 0 at the embedding, 1.2 % after block 0, rising to 3.0 % before and 4.0 % after the last block; under
+    steering (feedback or a static vector, up or down) the same, at most 4.1 %.
+    """
     (controller,) = read_sidecar(smollm2_sidecar).controllers.values()
     if law == "add":
         zero = np.zeros_like(controller.offset)
-        controller = replace(controller, law="add", probe=None, offset=zero, rest=zero)
+        controller = replace(controller, law="add", probe=None, offset=zero, rest=zero, span=zero + 1, scale=1.0)
     tokens = smollm2_llama.tokenize(smollm2_llama.chat.render(conversation("What should I do this weekend?")))
     tokens += smollm2_llama.tokenize("You could walk to the market and cook something new.", add_special=False)
     rows = [True] * len(tokens)
-    command = controller.command(strength, "hold")
-    ours = in_pytorch(smollm2_torch, controller, command, tokens, rows)
-    errors = relative_errors(ours, Captured(smollm2_llama, controller, command, tokens, rows))
-    print(law, strength, np.round(errors,4).tolist(), np.linalg.norm(ours.stream.numpy()[:,1:],axis=(1,2))[[0,1,15,30]], ours.control.abs().mean())
-    assert (errors < 0.06).all()
+    errors = {}
+    for strength in (0.0, 1.0, -1.0):
+        command = controller.command(strength, "hold")
+        ours = in_pytorch(smollm2_torch, controller, command, tokens, rows)
+        errors[strength] = relative_errors(ours, Captured(smollm2_llama, controller, command, tokens, rows))
+        assert (ours.control.abs().mean() > 0.1) == (strength != 0)
+    assert errors[0.0][0] == 0.0
+    assert (errors[0.0] < 0.06).all()
+    for strength in (1.0, -1.0):
+        assert (errors[strength] < 1.5 * errors[0.0] + 1e-6).all()
 
 
 # ---- tokens ----
@@ -174,11 +182,10 @@ def mismatches(theirs: LoadedModel, ours: LlamaModel) -> list[Example]:
     """Return the built-in texts that the exporter and llama.cpp turn into different tokens."""
     found = []
     for example in all_texts():
-        if example.prompt and ours.chat.source:
-            head = ours.tokenize(ours.chat.render(conversation(example.prompt, example.system)))
-        else:
-            head = ours.tokenize(f"{example.prompt} " if example.prompt else "")
-        if head + ours.tokenize(example.completion, add_special=False) != theirs.tokenize(example).tokens.tolist():
+        in_chat = example.prompt and ours.chat.source is not None
+        turn = "".join(ours.chat.render_turn(example.prompt, example.system)) if in_chat else example.prompt
+        answer = example.completion if in_chat or not example.prompt else f" {example.completion}"
+        if ours.tokenize(turn) + ours.tokenize(answer, add_special=False) != theirs.tokenize(example).tokens.tolist():
             found.append(example)
     return found
 

@@ -66,7 +66,9 @@ def test_min_p_leaves_out_what_is_unlikely_beside_the_likeliest(engine: Engine) 
     assert set(drawn) == set(likeliest(engine)[:2])
 
 
-@pytest.mark.parametrize("penalty", [{"presence_penalty": 100.0}, {"frequency_penalty": 100.0}, {"repeat_penalty": 1e6}])
+@pytest.mark.parametrize(
+    "penalty", [{"presence_penalty": 100.0}, {"frequency_penalty": 100.0}, {"repeat_penalty": 1e6}]
+)
 def test_penalties_keep_tokens_from_coming_again(engine: Engine, penalty: dict[str, float]) -> None:
     drawn = draws(engine, Sampling(temp=0.0, **penalty), count=5)
     assert len(set(drawn)) == 5
