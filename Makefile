@@ -10,6 +10,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 INSTALLED_FROM := pyproject.toml constraints.txt runtime/CMakeLists.txt $(wildcard runtime/*.c runtime/*.h)
+MYPY := ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 INSTALL := CMAKE_BUILD_PARALLEL_LEVEL=$(CORES) $(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable
 
 .PHONY: demo test lint docs bench clean
@@ -24,10 +25,11 @@ test: lint
 
 lint: .venv/dev.stamp build/typing
 	$(BIN)/ruff check .
-	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p edgesteer
+	cd build/typing && $(MYPY) -p edgesteer && $(MYPY) ../../bench/*.py
 
 docs: .venv/dev.stamp
-	$(BIN)/python -m edgesteer.cli.reference > docs/cli.md
+	$(BIN)/python -m edgesteer.cli.reference > build/cli.md
+	mv build/cli.md docs/cli.md
 
 bench: .venv/dev.stamp
 	@for claim in decode prefill first_token memory export; do $(BIN)/python bench/$$claim.py || exit 1; done

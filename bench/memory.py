@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 from common import MODELS, arguments, in_alternation, print_table, random_controller, spread
 
 from edgesteer.registry import resolve_model

@@ -18,6 +18,7 @@ from torch import nn
 from edgesteer.chat import ChatTemplate
 from edgesteer.concept import Example
 from edgesteer.errors import ModelError
+from edgesteer.export.memory import reuse_freed_memory
 from edgesteer.fingerprint import Fingerprint, fingerprint_of_gguf, sha256_of_files, tokenizer_digest
 
 
@@ -81,6 +82,7 @@ def load_model(path: Path) -> LoadedModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    reuse_freed_memory()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

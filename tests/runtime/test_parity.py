@@ -101,7 +101,7 @@ def test_steered_streams_agree_at_every_boundary(
     tokens = tiny_llama.tokenize(TEXT)
     rows = [not only_last or row == len(tokens) - 1 for row in range(len(tokens))]
     controller = make_controller(4, 32, law=law)
-    command = Command(0.7, 0.9, mode)
+    command = Command(-0.7 if mode == "ceiling" else 0.7, 0.9, mode)
     ours = in_pytorch(tiny_torch, controller, command, tokens, rows)
     theirs = Captured(tiny_llama, controller, command, tokens, rows)
     assert (relative_errors(ours, theirs) < 1e-5).all()

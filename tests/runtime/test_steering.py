@@ -137,7 +137,7 @@ def test_strength_brings_the_concept_in_at_a_small_cost(judge: Judge) -> None:
 
 
 def test_negative_strength_takes_the_concept_out(judge: Judge) -> None:
-    """Measured: the share of words falls from 5.4 % to 0.3 % (interval of the fall 3.2 to 7.2), for 1.0 nats a token."""
+    """Measured: the share of words falls from 5.4 % to 0.3 % (interval of the fall 3.2 to 7.2), for 1.0 nats."""
     plain, steered = judge.judge(ON, 0.0), judge.judge(ON, -1.0)
     _, high = interval(steered.presence - plain.presence)
     assert high < 0
