@@ -116,9 +116,7 @@ def mean_jacobians(
         raise ValueError("the mean Jacobian needs at least one sequence")
     total = torch.zeros(model.n_blocks, model.width, model.width)
     for tokens in sequences:
-        functions, inputs = one_token_blocks(model, tokens)
-        for index, (run, x) in enumerate(zip(functions, inputs, strict=True)):
-            total[index] += jacfwd(run)(x)
+        total += last_token_jacobians(model, tokens)
         progress()
     mean: NDArray[np.float32] = (total / len(sequences)).numpy()
     return mean

@@ -47,7 +47,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a controller is made; the defaults are the ones measured in models/README.md."""
+    """How a controller is made; tests/runtime/test_steering.py measures what the defaults do."""
 
     law: str = "lqr"
     """The feedback law; a-lqr is the published one, add a static vector."""

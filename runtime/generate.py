@@ -141,7 +141,7 @@ class _Loop:
 
 @dataclass
 class TextStream:
-    """Generates one text; iterate for its pieces, then read .result. Breaking off the iteration leaves .result valid.
+    """Generates one text; iterate once for its pieces, then read .result. Breaking off the iteration leaves .result valid.
 
     Raises EngineError when the prompt is empty or does not fit, SteeringError for an unknown controller. Warns with
     SafeRangeWarning when a strength lies outside the controller's safe range.
@@ -168,6 +168,7 @@ class TextStream:
                 remedy="Use a larger --ctx-size.",
             )
         self._loops = self._make_loops()
+        self._began = False
         self._tokens: list[int] = []
         self._text = ""
         self._stop_reason = "length"
@@ -180,6 +181,9 @@ class TextStream:
         return Generation(self._text, self._tokens, self._stop_reason, timings, reports)
 
     def __iter__(self) -> Iterator[str]:
+        if self._began:
+            raise EngineError("this text has been generated", remedy="Make another TextStream for another text.")
+        self._began = True
         self.engine.forget(0)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         held = ""
