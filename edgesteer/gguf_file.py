@@ -95,7 +95,8 @@ class _BoundedReader(GGUFReader):
     """GGUFReader gives short arrays past the end of a file, and so loops as often as a corrupt count says."""
 
     def _get(self, offset: int, dtype: DTypeLike, count: int = 1, override_order: Any = None) -> NDArray[Any]:
-        self.data = self.data.view(np.ndarray)  # slices of a memmap each have a dict, and there are thousands
+        # Slices of a memmap each have a dict, and a file has hundreds.
+        self.data = self.data.view(np.ndarray)  # type: ignore[assignment]
         if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
             raise ValueError(f"it ends at byte {len(self.data)}, inside a value")
         return super()._get(offset, dtype, count, override_order)

@@ -141,7 +141,7 @@ class _Loop:
 
 @dataclass
 class TextStream:
-    """Generates one text; iterate once for its pieces, then read .result. Breaking off the iteration leaves .result valid.
+    """Generates one text; iterate once for its pieces, then read .result, which breaking off leaves valid.
 
     Raises EngineError when the prompt is empty or does not fit, SteeringError for an unknown controller. Warns with
     SafeRangeWarning when a strength lies outside the controller's safe range.

@@ -468,3 +468,12 @@ def test_ends_of_the_safe_range_are_inside(
 ) -> None:
     with Engine(tiny_llama, [replace(controller, safe_range=(-1.0, 2.0))], context_tokens=256) as engine:
         TextStream(engine, prompt, [Steering("tone", strength)])
+
+
+def test_a_text_is_generated_once(tiny_llama: LlamaModel) -> None:
+    with Engine(tiny_llama) as engine:
+        stream = TextStream(engine, plain_prompt(tiny_llama, "on the"), max_tokens=2)
+        first = stream.run()
+        with pytest.raises(EngineError, match="this text has been generated"):
+            stream.run()
+    assert stream.result.tokens == first.tokens
