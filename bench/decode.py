@@ -27,9 +27,10 @@ from engines import IDLE, every_engine
 
 from edgesteer.registry import resolve_model
 from edgesteer.runtime.engine import Commands, Engine
-from edgesteer.runtime.generate import Prompt, Steering, TextStream, plain_prompt
+from edgesteer.runtime.generate import TextStream
 from edgesteer.runtime.hook import STEER, phi_code
 from edgesteer.runtime.model import LlamaModel
+from edgesteer.runtime.request import Prompt, Steering, plain_prompt
 from edgesteer.runtime.sampling import Sampling
 
 PROMPT_TOKENS = 128

@@ -20,8 +20,9 @@ from common import MODELS, arguments, in_alternation, print_table, random_contro
 
 from edgesteer.registry import resolve_model
 from edgesteer.runtime.engine import Engine
-from edgesteer.runtime.generate import Steering, TextStream, plain_prompt
+from edgesteer.runtime.generate import TextStream
 from edgesteer.runtime.model import LlamaModel
+from edgesteer.runtime.request import Steering, plain_prompt
 from edgesteer.runtime.sampling import Sampling
 from edgesteer.sidecar import Sidecar, write_sidecar
 from edgesteer.steering_file import read_steering

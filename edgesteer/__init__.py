@@ -11,6 +11,7 @@ from importlib.metadata import version
 from edgesteer.concept import ConceptSet, load_concept
 from edgesteer.controller import Controller
 from edgesteer.errors import (
+    BusyError,
     ConceptError,
     EdgeSteerError,
     EngineError,
@@ -26,6 +27,7 @@ from edgesteer.sidecar import Sidecar, read_sidecar, write_sidecar
 __version__ = version("edgesteer")
 
 __all__ = [
+    "BusyError",
     "ConceptError",
     "ConceptSet",
     "Controller",

@@ -6,12 +6,13 @@ have the same form. Knows nothing of tokenizers; templates are untrusted input a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -54,25 +55,38 @@ class ChatTemplate:
         return text.removeprefix(self.bos) if self.adds_bos and self.bos else text
 
     def render_turn(self, prompt: str, system: str = "") -> tuple[str, str, str]:
-        """Return the text of a single user turn in parts: what comes before the user's words, they, and the rest.
+        """Return `render_around` the user's words of a single turn."""
+        messages = conversation(prompt, system)
+        return self.render_around(messages, len(messages) - 1)
 
-        Raises ModelError as `render` does.
+    def render_around(self, messages: Sequence[Message], number: int) -> tuple[str, str, str]:
+        """Return the text of a conversation in parts: what comes before one message's words, they, and the rest.
+
+        number: of the message, from 0. Raises ModelError as `render` does.
         """
-        before, _, after = self.render(conversation(MARKER, system)).partition(MARKER)
-        whole = self.render(conversation(prompt, system))
+        marked = [dict(each, content=MARKER) if i == number else each for i, each in enumerate(messages)]
+        before, found, after = self.render(marked).partition(MARKER)
+        whole = self.render(messages)
+        if not found:  # the template leaves this message out
+            return whole, "", ""
         return before, whole[len(before) : len(whole) - len(after)], after
 
     def _render(self, source: str, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         context: dict[str, Any] = {
             "messages": list(messages),
             "add_generation_prompt": add_generation_prompt,
             "bos_token": self.bos,
             "eos_token": self.eos,
         }
-        return environment.from_string(source).render(context)
+        return _compile(source).render(context)
+
+
+@functools.lru_cache(maxsize=8)
+def _compile(source: str) -> Template:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(source)
 
 
 def merge_system(messages: Sequence[Message]) -> list[Message]:

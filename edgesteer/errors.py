@@ -7,6 +7,7 @@ EdgeSteerError
 |- ModelError          a base model that cannot be found, read or steered
 |- SteeringError       a request that no controller can carry out
 |- EngineError         llama.cpp reported a failure
+|  `- BusyError        there are more requests than the queue holds, or the engine is shutting down
 `- MissingExtraError   an optional part of edgesteer is not installed
 
 SafeRangeWarning       the strength is outside the range that the sidecar calls safe
@@ -56,6 +57,10 @@ class SteeringError(EdgeSteerError):
 
 class EngineError(EdgeSteerError):
     """llama.cpp failed to load, to decode or to sample, or the prompt does not fit."""
+
+
+class BusyError(EngineError):
+    """A request was not taken on: the queue is full, or the engine is shutting down. Trying later may help."""
 
 
 class MissingExtraError(EdgeSteerError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgesteer import control_vector, fingerprint, sidecar
 from edgesteer.controller import Controller
-from edgesteer.errors import FingerprintError, SidecarError
+from edgesteer.errors import FingerprintError, SidecarError, SteeringError
 from edgesteer.fingerprint import Fingerprint
 from edgesteer.gguf_file import metadata_value, open_gguf
 
@@ -54,3 +56,30 @@ def _read_control_vector(path: str | os.PathLike[str], loaded: Fingerprint | Non
             remedy="Load the model that it was made for.",
         )
     return SteeringFile({controller.name: controller}, None)
+
+
+def split_name(text: str) -> tuple[Path, str | None]:
+    """Read FILE[#NAME]."""
+    file, sign, name = text.rpartition("#")
+    return (Path(file), name) if sign and not Path(text).is_file() else (Path(text), None)
+
+
+def pick_controller(controllers: Mapping[str, Controller], name: str | None, file: Path) -> Controller:
+    """Return the controller of this name, or the only one. Raises SteeringError."""
+    if name is None and len(controllers) == 1:
+        return next(iter(controllers.values()))
+    if name is not None and name in controllers:
+        return controllers[name]
+    raise SteeringError(
+        "holds several controllers" if name is None else "no such controller",
+        where=file,
+        expected=" or ".join(controllers),
+        found=name,
+        remedy=f"Name one: {file}#{next(iter(controllers))}",
+    )
+
+
+def unused_name(name: str, taken: Sequence[str]) -> str:
+    """Return the name, with a number where it is taken."""
+    candidates = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(each for each in candidates if each not in taken)

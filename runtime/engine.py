@@ -14,7 +14,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesteer.controller import Controller
+from edgesteer.controller import Array, Controller
 from edgesteer.errors import EngineError
 from edgesteer.runtime.graph import usable_blocks_error
 from edgesteer.runtime.hook import COMMAND, Hook, ggml_backend, sites_of
@@ -26,10 +26,10 @@ Commands = NDArray[np.void]
 class Engine:
     """A context of a model under the feedback of some controllers. Use as a context manager, or call close().
 
-    controllers: may be empty; then llama.cpp runs without a callback. context_tokens: size of the KV cache, shared by
-    n_sequences. batch_tokens: most rows of one decode. threads: None = this machine's cores (see default_threads).
-    force_copy: treat every buffer as if it were on a device (tests the copying path on a CPU).
-    Raises EngineError when llama.cpp cannot make the context.
+    controllers: may be empty; then llama.cpp runs without a callback, unless reloadable: only then can set_controllers
+    exchange them later. context_tokens: size of the KV cache, shared by n_sequences. batch_tokens: most rows of one
+    decode. threads: None = this machine's cores (see default_threads). force_copy: treat every buffer as if it were on
+    a device (tests the copying path on a CPU). Raises EngineError when llama.cpp cannot make the context.
     """
 
     def __init__(
@@ -42,26 +42,76 @@ class Engine:
         n_sequences: int = 1,
         threads: int | None = None,
         force_copy: bool = False,
+        reloadable: bool = False,
     ) -> None:
         self.model = model
-        self.controllers = tuple(controllers)
+        self.n_sequences = n_sequences
         self.batch_tokens = min(batch_tokens, context_tokens)
-        self.sites = sites_of(self.controllers)
-        self.hook: Hook | None = None
-        if self.sites:
-            self.hook = Hook(
-                ggml_backend(),
-                width=model.width,
-                n_blocks=model.n_blocks,
-                sites=self.sites,
-                n_controllers=len(self.controllers),
-                max_rows=self.batch_tokens,
-                force_copy=force_copy,
+        most = min(self.batch_tokens, llama_cpp.llama_max_parallel_sequences())
+        if not 1 <= n_sequences <= most:  # llama.cpp would abort
+            raise EngineError(
+                "wrong number of sequences",
+                expected=f"1 to {most}",
+                found=n_sequences,
+                remedy="A batch must hold a token of each: use a larger --batch-size, or fewer sequences.",
             )
+        self._force_copy = force_copy
+        self.controllers: tuple[Controller, ...] = ()
+        self._sites: dict[int, slice] = {}
+        self.hook: Hook | None = None
+        if controllers or reloadable:
+            self.hook = self._make_hook(controllers)
         self.context = self._make_context(context_tokens, n_sequences, threads or default_threads())
         self.context_tokens = int(llama_cpp.llama_n_ctx(self.context))
         self._memory = llama_cpp.llama_get_memory(self.context)
+        self.can_reuse = not (
+            llama_cpp.llama_model_is_recurrent(model.handle) or llama_cpp.llama_model_is_hybrid(model.handle)
+        )
+        """Whether a part of a sequence's tokens can be forgotten or shared; recurrent models keep one state."""
         self._batch = llama_cpp.llama_batch_init(self.batch_tokens, 0, 1)
+
+    def _make_hook(self, controllers: Sequence[Controller]) -> Hook:
+        sites = sites_of(controllers)
+        hook = Hook(
+            ggml_backend(),
+            width=self.model.width,
+            n_blocks=self.model.n_blocks,
+            sites=sites,
+            n_controllers=len(controllers),
+            max_rows=self.batch_tokens,
+            force_copy=self._force_copy,
+        )
+        self.controllers = tuple(controllers)
+        numbers = [site.controller for site in sites]
+        self._sites = {
+            id(each): slice(numbers.index(number), numbers.index(number) + numbers.count(number))
+            for number, each in enumerate(self.controllers)
+        }
+        return hook
+
+    def set_controllers(self, controllers: Sequence[Controller]) -> None:
+        """Exchange the controllers between two decodes; the KV cache and everything else stays.
+
+        Raises SteeringError when one does not fit the model, EngineError for an engine that is not reloadable.
+        """
+        previous = self.hook
+        if previous is None:
+            raise EngineError("this engine has no hook", remedy="Make it with reloadable=True.")
+        self.hook = self._make_hook(controllers)
+        self.hook.take_over(previous)
+
+    def column(self, controller: Controller) -> int:
+        """Return the column of commands that belongs to a controller of this engine, told by identity."""
+        return next(number for number, each in enumerate(self.controllers) if each is controller)
+
+    def measured(self, controller: Controller) -> tuple[Array, Array, Array]:
+        """Return alpha before and after control, and the control, of the last decode: (controller's sites, rows) each.
+
+        Its sites are its steered blocks, ascending, then its sensor if any. Valid until the next decode.
+        """
+        assert self.hook is not None
+        sites = self._sites[id(controller)]
+        return self.hook.before[sites], self.hook.after[sites], self.hook.control[sites]
 
     def _make_context(self, context_tokens: int, n_sequences: int, threads: int) -> Any:
         parameters = llama_cpp.llama_context_default_params()
@@ -169,6 +219,10 @@ class Engine:
     def forget(self, sequence: int = 0, from_position: int = 0) -> None:
         """Remove a sequence's tokens from a position on from the KV cache."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, from_position, -1)
+
+    def share(self, source: int, destination: int, n_tokens: int) -> None:
+        """Let a sequence without tokens begin with the first tokens of another one; the cells are shared."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source, destination, 0, n_tokens)
 
     def close(self) -> None:
         """Free the context and the hook; the model stays."""

@@ -93,6 +93,9 @@ ES_API bool es_plan(es_hook *hook, int n_rows, const uint8_t *is_output, const e
 
 /* llama_context_params.cb_eval; hook is its cb_eval_user_data. */
 ES_API bool es_eval(void *tensor, bool ask, void *hook);
+/* The same for the hook that a variable holds now: current is an es_hook **, and while it holds NULL nothing is asked for.
+ * llama.cpp takes its callback when a context is made; this lets the hook be exchanged between two decodes. */
+ES_API bool es_eval_current(void *tensor, bool ask, void *current);
 
 /* The first error since the plan; code is ES_OK when there was none. */
 ES_API const es_error *es_last_error(const es_hook *hook);

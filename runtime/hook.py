@@ -231,6 +231,7 @@ class Hook:
         self._handle = self._library.es_create(ctypes.byref(config))
         if not self._handle:
             raise EngineError("no memory left for the hook", found=f"{len(sites)} sites, {max_rows} rows")
+        self._current = ctypes.c_void_p(self._handle)
         self.close = weakref.finalize(self, self._library.es_destroy, self._handle)
         """Free the native side; the callback must not be called any more. Runs at most once."""
 
@@ -243,12 +244,18 @@ class Hook:
     @property
     def callback(self) -> Any:
         """For llama_context_params.cb_eval: an EvalCallback."""
-        return EvalCallback(("es_eval", self._library))
+        return EvalCallback(("es_eval_current", self._library))
 
     @property
     def user_data(self) -> int:
-        """For llama_context_params.cb_eval_user_data: an address."""
-        return int(self._handle)
+        """For llama_context_params.cb_eval_user_data: the address of the variable that says which hook is called."""
+        return ctypes.addressof(self._current)
+
+    def take_over(self, previous: Hook) -> None:
+        """Be called in another hook's place from the next decode on, and close that one."""
+        self._current = previous._current
+        self._current.value = self._handle
+        previous.close()
 
     @property
     def before(self) -> Array:

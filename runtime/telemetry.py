@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,18 +35,29 @@ class SteeringReport:
     error_after: float
 
 
-class Trace:
-    """Collects one controller's telemetry token by token. Keeps sums over the tokens, not what each block did at each.
+@dataclass(frozen=True)
+class Reading:
+    """What one controller's loop measured at one decoded token.
 
-    sites: the numbers of the controller's sites in the hook, which follow each other: one for each steered block, then
-    the sensor's if any.
+    alpha, setpoint: at the sensor, where the setpoint is what neutral text reads at that position plus what is asked;
+    without a sensor, means over the steered blocks. push: |u| per steered block, in units of the residual stream.
     """
 
-    def __init__(self, controller: Controller, command: Command, sites: Sequence[int]) -> None:
+    alpha: float
+    setpoint: float
+    running_mean: float
+    effort: float
+    push: list[float]
+
+
+class Trace:
+    """Collects one controller's telemetry token by token. Keeps sums over the tokens, not what each block did at each.
+    """
+
+    def __init__(self, controller: Controller, command: Command) -> None:
         m = len(controller.blocks)
         self._controller = controller
-        self._actuators = slice(sites[0], sites[0] + m)
-        self.sensor_site = sites[m] if len(sites) > m else None
+        self._norms = np.linalg.norm(controller.gain.astype(np.float64), axis=1)
         self._setpoint = controller.rest + np.float32(command.level) * controller.span
         self._before, self._after, self._control = (np.zeros(m) for _ in range(3))
         self._squares_before = self._squares_after = 0.0
@@ -57,8 +67,9 @@ class Trace:
         self._mean: list[float] = []
 
     def take(self, before: Array, after: Array, control: Array) -> tuple[float, Array]:
-        """Take in one decoded token: (n_sites,) each. Return the sensor's reading and the controls (m,)."""
-        b, a, u = (values[self._actuators] for values in (before, after, control))
+        """Take in one decoded token: (controller's sites,) each. Return the sensor's reading and the controls (m,)."""
+        m = len(self._controller.blocks)
+        b, a, u = before[:m], after[:m], control[:m]
         acted = u != 0
         self._n_tokens += 1
         self._n_acted += int(np.count_nonzero(acted))
@@ -67,16 +78,20 @@ class Trace:
         self._control += np.abs(u)
         self._squares_before += self._squares_of_error(b, acted)
         self._squares_after += self._squares_of_error(a, acted)
-        self._alpha.append(float(b.mean() if self.sensor_site is None else before[self.sensor_site]))
+        self._alpha.append(float(b.mean() if self._controller.sensor is None else before[m]))
         return self._alpha[-1], u
 
-    def note(self, effort: float, running_mean: float) -> None:
-        """Add the outer loop's state for the token just taken in."""
+    def note(self, effort: float, running_mean: float, setpoint: float | None, control: Array) -> Reading:
+        """Add the outer loop's state for the token just taken in, and return all that was measured at it.
+
+        setpoint: at the sensor; None without one.
+        """
         self._effort.append(effort)
         self._mean.append(running_mean)
+        asked = float(self._setpoint.mean()) if setpoint is None else setpoint
+        return Reading(self._alpha[-1], asked, running_mean, effort, (np.abs(control) * self._norms).tolist())
 
     def report(self, strength: float) -> SteeringReport:
-        norms = np.linalg.norm(self._controller.gain, axis=1)
         return SteeringReport(
             controller=self._controller.name,
             strength=strength,
@@ -87,7 +102,7 @@ class Trace:
             setpoint=self._setpoint.tolist(),
             alpha_before=self._per_token(self._before),
             alpha_after=self._per_token(self._after),
-            push=self._per_token(self._control * norms),
+            push=self._per_token(self._control * self._norms),
             error_before=self._root_mean_square(self._squares_before),
             error_after=self._root_mean_square(self._squares_after),
         )

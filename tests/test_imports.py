@@ -19,6 +19,7 @@ TIERS = (
     ("chat", "concept", "control", "controller", "extras", "files", "fingerprint", "gguf_file"),
     ("control_vector", "inspection", "plot", "registry", "sidecar", "steering_file"),
     ("export", "runtime"),
+    ("serve",),
     ("__main__", "cli"),
 )
 """A part of edgesteer may import its own tier and those before it. `models` is data and imports nothing."""
@@ -111,7 +112,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 @pytest.mark.parametrize("module", ["edgesteer", "edgesteer.registry", "edgesteer.steering_file", "edgesteer.cli"])
 def test_no_engine_is_loaded_before_it_is_used(module: str) -> None:
-    heavy = {"torch", "transformers", "llama_cpp", "matplotlib"}
+    heavy = {"torch", "transformers", "llama_cpp", "matplotlib", "fastapi", "prompt_toolkit"}
     assert not heavy & loaded_after(f"import {module}")
 
 

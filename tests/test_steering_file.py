@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from edgesteer.errors import FingerprintError, SidecarError
 from edgesteer.fingerprint import Fingerprint
 from edgesteer.gguf_file import write_gguf
 from edgesteer.sidecar import Sidecar, write_sidecar
-from edgesteer.steering_file import read_steering
+from edgesteer.steering_file import pick_controller, read_steering
 
 MODEL = Fingerprint("llama", 4, 3, "a" * 64, "b" * 64, "Tiny")
 
@@ -79,3 +80,8 @@ def test_gguf_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SidecarError, match="no such file"):
         read_steering(tmp_path / "none.gguf", MODEL)
+
+
+def test_only_controller_needs_no_name() -> None:
+    only: Any = object()
+    assert pick_controller({"a": only}, None, Path("x")) is only

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgesteer import __version__
-from edgesteer.cli import demo, export, generate, inspect, models
+from edgesteer.cli import chat, demo, export, generate, inspect, models, serve
 from edgesteer.errors import EdgeSteerError, SafeRangeWarning
 
 INTERRUPTED = 130
@@ -30,6 +30,8 @@ app = typer.Typer(
 app.command()(export.export)
 app.command()(inspect.inspect)
 app.command()(generate.generate)
+app.command()(chat.chat)
+app.command()(serve.serve)
 app.command()(demo.demo)
 app.add_typer(models.app, name="models")
 

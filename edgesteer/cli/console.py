@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from edgesteer.runtime.generate import Timings
+    from edgesteer.runtime.sequence import Timings
     from edgesteer.runtime.telemetry import SteeringReport
 
 

@@ -25,9 +25,9 @@ def fields_of(module: str, dataclass: str) -> list[Field]:
     """Return the fields of a dataclass that have a literal default, in order."""
     body = _class(module, dataclass).body
     return [
-        Field(each.target.id, ast.unparse(each.annotation), ast.literal_eval(each.value), _string(following))
+        Field(each.target.id, ast.unparse(each.annotation), ast.literal_eval(each.value or ""), _string(following))
         for each, following in zip(body, [*body[1:], None], strict=True)
-        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and each.value is not None
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and _is_literal(each.value)
     ]
 
 
@@ -63,6 +63,13 @@ def _tree(module: str) -> ast.Module:
 
 def _class(module: str, name: str) -> ast.ClassDef:
     return next(each for each in _tree(module).body if isinstance(each, ast.ClassDef) and each.name == name)
+
+
+def _is_literal(value: ast.expr | None) -> bool:
+    try:
+        return value is not None and ast.literal_eval(value) is not ...
+    except ValueError:
+        return False
 
 
 def _string(statement: ast.stmt | None) -> str:

@@ -17,16 +17,16 @@ from edgesteer.cli import options
 from edgesteer.cli.console import console, progress_bars, speed, summarize
 from edgesteer.cli.declared import fields_of
 from edgesteer.cli.export import PIPELINE, described, generate_command, make_sidecar
-from edgesteer.cli.request import make_prompt, pick_controller
+from edgesteer.cli.request import make_prompt
 from edgesteer.concept import ConceptSet, load_concept, resolve_concept
 from edgesteer.controller import Controller
 from edgesteer.files import atomic_write
 from edgesteer.fingerprint import fingerprint_of_gguf
 from edgesteer.registry import cache_folder, resolve_model
-from edgesteer.steering_file import read_steering
+from edgesteer.steering_file import pick_controller, read_steering
 
 if TYPE_CHECKING:
-    from edgesteer.runtime.generate import Generation
+    from edgesteer.runtime.sequence import Generation
 
 STYLES = {0.0: "none", 1.0: "green", -1.0: "blue"}
 
@@ -81,8 +81,9 @@ def cached_sidecar(model: Path, concept: ConceptSet) -> Path:
 def show_answers(model: Path, sidecar: Path, prompt: str, n_predict: int) -> Controller:
     """Print the three answers and return the controller that steered them."""
     from edgesteer.runtime.engine import Engine
-    from edgesteer.runtime.generate import Steering, TextStream
+    from edgesteer.runtime.generate import TextStream
     from edgesteer.runtime.model import LlamaModel
+    from edgesteer.runtime.request import Steering
     from edgesteer.runtime.sampling import Sampling
 
     sampling = Sampling(temp=options.DEMO_TEMP)

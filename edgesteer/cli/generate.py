@@ -1,20 +1,26 @@
-"""`edgesteer generate`: one text from one prompt, under any number of controllers."""
+"""`edgesteer generate`: one text from one prompt, or many from many, under any number of controllers."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgesteer.cli import options
+from edgesteer.cli.bulk import generate_lines, open_lines
+from edgesteer.cli.bulk_task import Settings
 from edgesteer.cli.console import as_plain, print_json, speed, summarize
 from edgesteer.cli.options import options_from
+from edgesteer.cli.records import timings_record
 from edgesteer.cli.request import SteerValue, load_steering, make_prompt, parse_steer, read_prompt
-from edgesteer.errors import SteeringError
+from edgesteer.errors import EdgeSteerError, SteeringError
 from edgesteer.registry import resolve_model
 
 if TYPE_CHECKING:
-    from edgesteer.runtime.generate import Generation, Steering, TextStream
+    from edgesteer.runtime.generate import TextStream
     from edgesteer.runtime.model import LlamaModel
+    from edgesteer.runtime.request import Steering
+    from edgesteer.runtime.sequence import Generation
 
 
 @options_from("edgesteer.runtime.sampling", "Sampling", argument="sampling", panel="Sampling", flags={"seed": ("-s",)})
@@ -23,6 +29,11 @@ def generate(
     sampling: dict[str, Any],
     prompt: options.PromptOption = None,
     file: options.FileOption = None,
+    source: options.InputOption = None,
+    output: options.OutputOption = None,
+    parallel: options.ParallelOption = options.PARALLEL,
+    samples: options.SamplesOption = 1,
+    ordered: options.OrderOption = True,
     system: options.SystemOption = "",
     raw: options.RawOption = False,
     n_predict: options.LengthOption = options.MAX_TOKENS,
@@ -39,13 +50,17 @@ def generate(
     as_json: options.JsonOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
-    """Generate text, steered or not.
+    """Generate text, steered or not; with --input, of many prompts at once.
 
     JSON: an object with model, text, tokens, stop_reason, timings (as llama.cpp's server names them), steering (what
-    was asked of each controller) and telemetry (what its loop measured; null where nothing was).
+    was asked of each controller) and telemetry (what its loop measured; null where nothing was). With --input, an
+    object a line for each text, and for each error.
     """
-    text, loop = read_prompt(prompt, file), choose_loop(open_loop, decay)
-    values = [parse_steer(each) for each in steer or ()]
+    loop, values = choose_loop(open_loop, decay), [parse_steer(each) for each in steer or ()]
+    one_prompt = {"--prompt": prompt is not None, "--file": file is not None, "--json": as_json, "--verbose": verbose}
+    check_bulk(source, one_prompt, {"--output": output is not None, "--samples": samples != 1})
+    lines = open_lines(source, output, parallel) if source is not None else None
+    text = read_prompt(prompt, file) if lines is None else ""
     from edgesteer.runtime.engine import Engine
     from edgesteer.runtime.generate import TextStream
     from edgesteer.runtime.model import LlamaModel
@@ -53,8 +68,18 @@ def generate(
 
     with LlamaModel(resolve_model(model), n_gpu_layers=n_gpu_layers) as llama:
         controllers, steering = load_steering(values, llama.fingerprint, mode=mode, rows=rows, **loop)
-        words = make_prompt(llama, text, system, raw)
-        with Engine(llama, controllers, context_tokens=ctx_size, batch_tokens=batch_size, threads=threads) as engine:
+        with Engine(
+            llama,
+            controllers,
+            context_tokens=ctx_size,
+            batch_tokens=batch_size,
+            n_sequences=1 if lines is None else parallel,
+            threads=threads,
+        ) as engine:
+            if lines is not None:
+                settings = Settings(tuple(steering), Sampling(**sampling), system, raw, n_predict, stop or (), samples)
+                return generate_lines(engine, values, settings, lines, output, ordered=ordered)
+            words = make_prompt(llama, text, system, raw)
             limit = n_predict if n_predict >= 0 else engine.context_tokens
             stream = TextStream(engine, words, steering, Sampling(**sampling), limit, stop or ())
             generation = stream.run() if as_json else print_stream(stream)
@@ -62,6 +87,13 @@ def generate(
         print_json(as_object(generation, llama, values, steering))
     if verbose:
         print_measurements(generation)
+
+
+def check_bulk(source: Path | None, one: dict[str, bool], many: dict[str, bool]) -> None:
+    """Raise EdgeSteerError for an option that goes only with one prompt, or only with many. one, many: given or not."""
+    wrong = [name for name, given in (many if source is None else one).items() if given]
+    if wrong:
+        raise EdgeSteerError(f"{wrong[0]} {'needs' if source is None else 'does not go with'} --input")
 
 
 def choose_loop(open_loop: bool, decay: float | None) -> dict[str, Any]:
@@ -87,20 +119,12 @@ def as_object(
     generation: Generation, model: LlamaModel, values: list[SteerValue], steering: list[Steering]
 ) -> dict[str, Any]:
     """Return what --json prints."""
-    timings = generation.timings
     return {
         "model": {"path": model.path, "name": model.fingerprint.model_name},
         "text": generation.text,
         "tokens": generation.tokens,
         "stop_reason": generation.stop_reason,
-        "timings": {
-            "prompt_n": timings.prompt_n,
-            "prompt_ms": timings.prompt_ms,
-            "prompt_per_second": timings.prompt_per_second,
-            "predicted_n": timings.predicted_n,
-            "predicted_ms": timings.predicted_ms,
-            "predicted_per_second": timings.predicted_per_second,
-        },
+        "timings": timings_record(generation.timings),
         "steering": [{"file": value.file, **as_plain(asked)} for value, asked in zip(values, steering, strict=True)],
         "telemetry": generation.steering,
     }

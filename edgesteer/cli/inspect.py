@@ -9,10 +9,9 @@ import typer
 
 from edgesteer.cli.console import format_bytes, print_json, print_table
 from edgesteer.cli.options import JsonOption, check_output, format_blocks
-from edgesteer.cli.request import pick_controller, split_name
 from edgesteer.control_vector import export_control_vector
 from edgesteer.inspection import describe
-from edgesteer.steering_file import SteeringFile, read_steering
+from edgesteer.steering_file import SteeringFile, pick_controller, read_steering, split_name
 
 CLASSES = ("positive", "negative", "neutral")
 

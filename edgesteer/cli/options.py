@@ -24,15 +24,18 @@ DEMO_CONCEPT = "warmth"
 DEMO_PROMPT = "What should I do this weekend?"
 DEMO_TOKENS = 80
 DEMO_TEMP = 0.7
+PARALLEL = 4
+"""llama.cpp's default for its server."""
 MAX_TOKENS = -1
 """llama.cpp's default: until the model ends the text or the context is full."""
 
-ROWS = field_default("edgesteer.runtime.generate", "Steering", "rows")
+ROWS = field_default("edgesteer.runtime.request", "Steering", "rows")
 CONTEXT_TOKENS = keyword_default("edgesteer.runtime.engine", "Engine", "context_tokens")
 BATCH_TOKENS = keyword_default("edgesteer.runtime.engine", "Engine", "batch_tokens")
 GPU_LAYERS = keyword_default("edgesteer.runtime.model", "LlamaModel", "n_gpu_layers")
 
 STEERING = "Steering"
+BULK = "Many prompts"
 MACHINE = "Machine"
 
 ModelArgument = Annotated[
@@ -45,6 +48,45 @@ VerboseOption = Annotated[
 PromptOption = Annotated[str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The prompt.")]
 FileOption = Annotated[
     Path | None, typer.Option("--file", "-f", help="Read the prompt from a file; from stdin when there is neither.")
+]
+InputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="FILE.jsonl",
+        rich_help_panel=BULK,
+        help="Generate for every line: a JSON object with prompt or messages, and what it sets for itself; -: from "
+        "stdin.",
+    ),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT.jsonl",
+        rich_help_panel=BULK,
+        show_default="stdout",
+        help="Append the texts to this file, less those that it has already.",
+    ),
+]
+ParallelOption = Annotated[
+    int, typer.Option("--parallel", "-np", min=1, max=256, rich_help_panel=BULK, help="Texts that run at once.")
+]
+SamplesOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        rich_help_panel=BULK,
+        help="Texts of each line, with the seeds --seed, --seed + 1, ... (-n is the length of each).",
+    ),
+]
+OrderOption = Annotated[
+    bool,
+    typer.Option(
+        "--ordered/--as-finished", rich_help_panel=BULK, help="Write the texts in the order of the input, or at once."
+    ),
 ]
 SystemOption = Annotated[str, typer.Option("--system", "-sys", metavar="TEXT", help="The system message.")]
 RawOption = Annotated[
@@ -77,7 +119,7 @@ ModeOption = Annotated[
 RowsOption = Annotated[
     str,
     typer.Option(
-        metavar="|".join(constant("edgesteer.runtime.generate", "ROWS")),
+        metavar="|".join(constant("edgesteer.runtime.request", "ROWS")),
         rich_help_panel=STEERING,
         help="Which tokens are steered: from the prompt's last one on, the whole prompt too, those that a model "
         "wrote, or none (measure only).",
@@ -111,7 +153,7 @@ OffloadOption = Annotated[
 ]
 
 KINDS: dict[str, Any] = {"str": str, "int": int, "float": float, "tuple[int, ...] | None": tuple}
-"""The type of an option by the annotation of its field."""
+"""The type of an option by the annotation of its field; a field of another type is no option."""
 
 
 def options_from(
@@ -123,12 +165,13 @@ def options_from(
     flags: Mapping[str, Sequence[str]] | None = None,
     details: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one option for each field of a dataclass of the library.
+    """Give a command one option for each field of a dataclass of the library whose type is among KINDS.
 
     The command takes the values as a dict in the parameter named by `argument`. flags: short forms by field.
     details: more arguments of typer.Option by field. panel: the heading over these options in a terminal.
     """
-    fields, flags, details = fields_of(module, dataclass), flags or {}, details or {}
+    fields = [each for each in fields_of(module, dataclass) if each.annotation in KINDS]
+    flags, details = flags or {}, details or {}
     added = [_parameter(each, panel, flags.get(each.name, ()), details.get(each.name, {})) for each in fields]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

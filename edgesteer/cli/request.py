@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgesteer.chat import conversation
 from edgesteer.controller import Controller
 from edgesteer.errors import EdgeSteerError, SteeringError
 from edgesteer.fingerprint import Fingerprint
-from edgesteer.steering_file import read_steering
+from edgesteer.steering_file import pick_controller, read_steering, split_name, unused_name
 
 if TYPE_CHECKING:
-    from edgesteer.runtime.generate import Prompt, Steering
     from edgesteer.runtime.model import LlamaModel
+    from edgesteer.runtime.request import Prompt, Steering
 
 STANDARD_INPUT = "standard input"
 
@@ -41,12 +41,6 @@ def parse_steer(text: str) -> SteerValue:
     return SteerValue(*split_name(place), None)
 
 
-def split_name(text: str) -> tuple[Path, str | None]:
-    """Read FILE[#NAME]."""
-    file, sign, name = text.rpartition("#")
-    return (Path(file), name) if sign and not Path(text).is_file() else (Path(text), None)
-
-
 def as_strength(number: str, where: str) -> float:
     try:
         strength = float(number)
@@ -66,7 +60,7 @@ def load_steering(
 
     request: the other fields of Steering. Raises SidecarError, FingerprintError and SteeringError.
     """
-    from edgesteer.runtime.generate import Steering
+    from edgesteer.runtime.request import Steering
 
     controllers: list[Controller] = []
     steering = []
@@ -77,27 +71,6 @@ def load_steering(
         strength = controller.default_strength if value.strength is None else value.strength
         steering.append(Steering(controller.name, strength, **request))
     return controllers, steering
-
-
-def pick_controller(controllers: Mapping[str, Controller], name: str | None, file: Path) -> Controller:
-    """Return the controller of this name, or the only one. Raises SteeringError."""
-    if name is None and len(controllers) == 1:
-        return next(iter(controllers.values()))
-    if name is not None and name in controllers:
-        return controllers[name]
-    raise SteeringError(
-        "holds several controllers" if name is None else "no such controller",
-        where=file,
-        expected=" or ".join(controllers),
-        found=name,
-        remedy=f"Name one: {file}#{next(iter(controllers))}",
-    )
-
-
-def unused_name(name: str, taken: Sequence[str]) -> str:
-    """Return the name, with a number where it is taken."""
-    candidates = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(each for each in candidates if each not in taken)
 
 
 def read_prompt(text: str | None, file: Path | None) -> str:
@@ -140,10 +113,10 @@ def require_utf8(text: str, where: str) -> str:
 
 def make_prompt(model: LlamaModel, text: str, system: str, raw: bool) -> Prompt:
     """Return the prompt in the model's chat template, or plain when that is asked or the model has no template."""
-    from edgesteer.runtime.generate import chat_prompt, plain_prompt
+    from edgesteer.runtime.request import chat_prompt, plain_prompt
 
     if not raw and model.chat.source is not None:
-        return chat_prompt(model, text, require_utf8(system, "--system"))
+        return chat_prompt(model, conversation(text, require_utf8(system, "--system")))
     if system:
         raise EdgeSteerError(
             "a system message needs a chat template", where=model.path, remedy="Leave out --system, or --raw."

@@ -101,3 +101,27 @@ def hand_made_controller(name: str) -> Controller:
         sensor=Sensor(2, np.ones(32, np.float32), 0.5, 0.75, 8.0, per_block(0.1, 0.2), 0.25, per_block(0.5, 0.0)),
         statistics=Statistics(one, one, zero, one, one / 4, one, rising),
     )
+
+
+# ---- sidecars that steer ----
+
+
+@pytest.fixture
+def tiny_steer(tiny_llama: Any, make_controller: Any, tmp_path: Path) -> SidecarWriter:
+    """Return a function that writes a sidecar of the tiny model with one controller."""
+    return sidecar_writer(tiny_llama, make_controller, tmp_path, size=1.0)
+
+
+@pytest.fixture
+def smollm2_steer(smollm2_llama: Any, make_controller: Any, tmp_path: Path) -> SidecarWriter:
+    """Return a function that writes a sidecar of SmolLM2 with one controller."""
+    return sidecar_writer(smollm2_llama, make_controller, tmp_path, size=0.1)
+
+
+def sidecar_writer(model: Any, make_controller: Any, folder: Path, size: float) -> SidecarWriter:
+    def write(name: str = "warm", file: str = "warm.gguf", **options: Any) -> Path:
+        controller = make_controller(model.n_blocks, model.width, name=name, size=size, **options)
+        write_sidecar(folder / file, Sidecar(model.fingerprint, {name: controller}))
+        return folder / file
+
+    return write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,34 +13,9 @@ from typing import Any
 import pytest
 
 from edgesteer.cli.generate import print_stream
-from edgesteer.sidecar import Sidecar, write_sidecar
 
 ONE_THREAD = ("--threads", 1)
 QUICK = (*ONE_THREAD, "--ctx-size", 256, "--n-predict", 8, "--seed", 3)
-
-Steer = Callable[..., Path]
-
-
-@pytest.fixture
-def tiny_steer(tiny_llama: Any, make_controller: Any, tmp_path: Path) -> Steer:
-    """Return a function that writes a sidecar of the tiny model with one controller."""
-    return sidecar_writer(tiny_llama, make_controller, tmp_path, size=1.0)
-
-
-@pytest.fixture
-def smollm2_steer(smollm2_llama: Any, make_controller: Any, tmp_path: Path) -> Steer:
-    """Return a function that writes a sidecar of SmolLM2 with one controller."""
-    return sidecar_writer(smollm2_llama, make_controller, tmp_path, size=0.1)
-
-
-def sidecar_writer(model: Any, make_controller: Any, folder: Path, size: float) -> Steer:
-    def write(name: str = "warm", file: str = "warm.gguf", **options: Any) -> Path:
-        controller = make_controller(model.n_blocks, model.width, name=name, size=size, **options)
-        write_sidecar(folder / file, Sidecar(model.fingerprint, {name: controller}))
-        return folder / file
-
-    return write
-
 
 # ---- on the tiny model ----
 
@@ -59,7 +34,7 @@ def test_prompt_may_come_from_the_option_a_file_or_standard_input(
 
 
 @pytest.mark.torch
-def test_json_holds_text_tokens_timings_and_telemetry(edgesteer: Any, tiny_model: Any, tiny_steer: Steer) -> None:
+def test_json_holds_text_tokens_timings_and_telemetry(edgesteer: Any, tiny_model: Any, tiny_steer: Any) -> None:
     steered = ("--steer", f"{tiny_steer()}=0.5", "--steer", f"{tiny_steer(law='add', file='static.gguf')}=1")
     result = edgesteer("generate", tiny_model.gguf, "-p", "the end", *steered, "--json", *QUICK)
     assert (result.code, result.err) == (0, "")
@@ -88,7 +63,7 @@ def test_json_holds_text_tokens_timings_and_telemetry(edgesteer: Any, tiny_model
     ],
 )
 def test_steering_options_reach_the_request(
-    arguments: list[str], field: str, value: Any, edgesteer: Any, tiny_model: Any, tiny_steer: Steer
+    arguments: list[str], field: str, value: Any, edgesteer: Any, tiny_model: Any, tiny_steer: Any
 ) -> None:
     command = ("generate", tiny_model.gguf, "-p", "the", "--steer", tiny_steer(), "--json", *arguments, *QUICK)
     assert json.loads(edgesteer(*command).out)["steering"][0][field] == value
@@ -134,7 +109,7 @@ def test_raw_leaves_out_the_chat_template(edgesteer: Any, tiny_model: Any) -> No
 
 @pytest.mark.torch
 def test_verbose_prints_speed_and_a_line_a_controller_on_stderr(
-    edgesteer: Any, tiny_model: Any, tiny_steer: Steer
+    edgesteer: Any, tiny_model: Any, tiny_steer: Any
 ) -> None:
     command = ("generate", tiny_model.gguf, "-p", "the end", "--steer", f"{tiny_steer()}=1", *QUICK)
     quiet, verbose = edgesteer(*command), edgesteer(*command, "-v")
@@ -177,7 +152,7 @@ def test_verbose_prints_speed_and_a_line_a_controller_on_stderr(
     ],
 )
 def test_errors(
-    arguments: list[str], message: str, edgesteer: Any, tiny_model: Any, tiny_steer: Steer, tiny_sidecar: Any,
+    arguments: list[str], message: str, edgesteer: Any, tiny_model: Any, tiny_steer: Any, tiny_sidecar: Any,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
@@ -195,7 +170,7 @@ def test_errors(
 
 @pytest.mark.torch
 def test_strength_outside_the_safe_range_warns_with_the_range(
-    edgesteer: Any, tiny_model: Any, tiny_steer: Steer
+    edgesteer: Any, tiny_model: Any, tiny_steer: Any
 ) -> None:
     result = edgesteer("generate", tiny_model.gguf, "-p", "the", "--steer", f"{tiny_steer()}=1.5", *QUICK)
     assert result.code == 0
@@ -236,7 +211,7 @@ def test_ctrl_c_leaves_what_was_generated(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.llama
-def test_strength_zero_gives_the_unsteered_text(edgesteer: Any, smollm2: Path, smollm2_steer: Steer) -> None:
+def test_strength_zero_gives_the_unsteered_text(edgesteer: Any, smollm2: Path, smollm2_steer: Any) -> None:
     command = ("generate", smollm2, "-p", "Name a colour.", *QUICK)
     file = smollm2_steer()
     unsteered = edgesteer(*command)

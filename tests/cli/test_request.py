@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgesteer.cli.request import load_steering, parse_steer, pick_controller, read_prompt, require_utf8
+from edgesteer.cli.request import load_steering, parse_steer, read_prompt, require_utf8
 from edgesteer.errors import EdgeSteerError, FingerprintError, SteeringError
 from edgesteer.fingerprint import Fingerprint
 
@@ -72,11 +72,6 @@ def test_one_of_several_controllers_is_picked_by_name(tiny_sidecar: Any) -> None
         load_steering([parse_steer(str(file))], TINY)
     with pytest.raises(SteeringError, match=r"no such controller; expected warm or formal; found cold"):
         load_steering([parse_steer(f"{file}#cold")], TINY)
-
-
-def test_only_controller_needs_no_name() -> None:
-    only: Any = object()
-    assert pick_controller({"a": only}, None, Path("x")) is only
 
 
 @pytest.mark.parametrize(

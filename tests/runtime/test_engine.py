@@ -207,6 +207,13 @@ def test_token_outside_the_vocabulary_is_an_error(small: Engine) -> None:
         small.decode([100_000], [0], [True])
 
 
+@pytest.mark.parametrize(("sequences", "most"), [(0, 4), (5, 4), (100_000, 256)])
+def test_wrong_number_of_sequences_is_refused(tiny_llama: LlamaModel, sequences: int, most: int) -> None:
+    options = {"context_tokens": 1 << 20, "batch_tokens": 100_000} if most == 256 else {"batch_tokens": 4}
+    with pytest.raises(EngineError, match=f"wrong number of sequences; expected 1 to {most}; found {sequences}"):
+        Engine(tiny_llama, n_sequences=sequences, **options)
+
+
 def test_logits_of_a_row_without_output_are_an_error(small: Engine) -> None:
     small.decode([9, 10], [0, 1], [False, True])
     with pytest.raises(EngineError, match="no logits for this row"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgesteer.chat import conversation
 from edgesteer.controller import Array, Controller
 from edgesteer.errors import EngineError, SafeRangeWarning, SteeringError
-from edgesteer.runtime import generate
+from edgesteer.runtime import sequence
 from edgesteer.runtime.engine import Engine
-from edgesteer.runtime.generate import Prompt, Steering, TextStream, chat_prompt, plain_prompt, split_at_stop
+from edgesteer.runtime.generate import TextStream
 from edgesteer.runtime.hook import MEASURE, OFF, SENSE, STEER
 from edgesteer.runtime.model import LlamaModel
+from edgesteer.runtime.request import Prompt, Steering, chat_prompt, plain_prompt
 from edgesteer.runtime.sampling import Sampling
+from edgesteer.runtime.text import split_at_stop
 from edgesteer.sidecar import read_sidecar
 
 GREEDY = Sampling(temp=0.0)
@@ -40,7 +42,7 @@ def engine(tiny_llama: LlamaModel, controller: Controller) -> Iterator[Engine]:
 
 @pytest.fixture
 def prompt(tiny_llama: LlamaModel) -> Prompt:
-    return chat_prompt(tiny_llama, QUESTION)
+    return chat_prompt(tiny_llama, conversation(QUESTION))
 
 
 Scripting = Callable[[str], None]
@@ -53,15 +55,15 @@ def script(tiny_llama: LlamaModel, monkeypatch: pytest.MonkeyPatch) -> Scripting
     def write(text: str) -> None:
         remaining = iter(tiny_llama.tokenize(text, add_special=False))
 
-        class Scripted(AbstractContextManager["Scripted"]):
+        class Scripted:
             def __init__(self, *_arguments: Any) -> None: ...
 
-            def sample(self, _context: Any) -> int:
+            def sample(self, _context: Any, _output: int) -> int:
                 return next(remaining)
 
-            def __exit__(self, *_exception: object) -> None: ...
+            def close(self) -> None: ...
 
-        monkeypatch.setattr(generate, "Sampler", Scripted)
+        monkeypatch.setattr(sequence, "Sampler", Scripted)
 
     return write
 
@@ -91,10 +93,10 @@ def test_characters_of_several_tokens_come_whole(engine: Engine, prompt: Prompt,
     assert list(TextStream(engine, prompt)) == ["n", "é", " ", "海"]
 
 
-def test_character_that_is_cut_off_is_marked(engine: Engine, prompt: Prompt, script: Scripting) -> None:
+def test_character_that_is_cut_off_is_left_out(engine: Engine, prompt: Prompt, script: Scripting) -> None:
     script("a海b")
     result = TextStream(engine, prompt, max_tokens=3).run()
-    assert result.text == "a�"
+    assert (result.text, len(result.tokens)) == ("a", 3)
 
 
 def test_end_of_generation_is_not_part_of_the_text(
@@ -195,7 +197,7 @@ def test_content_of_a_chat_prompt_is_the_users_words(
     request: pytest.FixtureRequest, model: str, text: str, system: str
 ) -> None:
     loaded: LlamaModel = request.getfixturevalue(model)
-    prompt = chat_prompt(loaded, text, system)
+    prompt = chat_prompt(loaded, conversation(text, system))
     assert words(loaded, prompt).strip() == text.strip()
     end = int(np.flatnonzero(prompt.content)[-1]) + 1
     assert loaded.ends_generation(prompt.tokens[end])  # it is the user's turn that ends here, not a later part
@@ -203,7 +205,7 @@ def test_content_of_a_chat_prompt_is_the_users_words(
 
 def test_chat_prompt_is_the_rendered_template(tiny_llama: LlamaModel) -> None:
     rendered = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
-    prompt = chat_prompt(tiny_llama, QUESTION)
+    prompt = chat_prompt(tiny_llama, conversation(QUESTION))
     assert prompt.tokens == tiny_llama.tokenize(rendered)
     assert not prompt.generated.any()
 
@@ -228,8 +230,10 @@ class Spy:
         self._engine, self._decode = engine, engine.decode
         engine.decode = self.decode  # type: ignore[method-assign]
 
-    def decode(self, tokens: Sequence[int], positions: Sequence[int], outputs: Sequence[bool], commands: Any) -> None:
-        self._decode(tokens, positions, outputs, commands)
+    def decode(
+        self, tokens: Sequence[int], positions: Sequence[int], outputs: Sequence[bool], commands: Any, sequences: Any
+    ) -> None:
+        self._decode(tokens, positions, outputs, commands, sequences)
         self.commands.append(commands.copy())
         if self._engine.hook is not None:
             for name in ("before", "after", "control"):
@@ -391,7 +395,7 @@ def test_loop_closes_at_every_steered_block(smollm2_llama: LlamaModel, smollm2_s
     with Engine(smollm2_llama, [controller], context_tokens=512) as engine:
         spy = Spy(engine)
         steering = [Steering(controller.name, strength, mode="hold", loop="open")]
-        prompt = chat_prompt(smollm2_llama, "What should I do this weekend?")
+        prompt = chat_prompt(smollm2_llama, conversation("What should I do this weekend?"))
         report = TextStream(engine, prompt, steering, GREEDY, 20).run().steering[0]
     m = len(controller.blocks)
     setpoint = (controller.rest + controller.command(strength).level * controller.span)[:, None]

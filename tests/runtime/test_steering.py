@@ -15,9 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
+from edgesteer.chat import conversation
 from edgesteer.runtime.engine import Engine
-from edgesteer.runtime.generate import Steering, TextStream, chat_prompt
+from edgesteer.runtime.generate import TextStream
 from edgesteer.runtime.model import LlamaModel
+from edgesteer.runtime.request import Steering, chat_prompt
 from edgesteer.runtime.sampling import Sampling
 from edgesteer.sidecar import read_sidecar
 
@@ -96,7 +98,7 @@ class Judge:
         return self._known[key]
 
     def _answer(self, question: str, strength: float, seed: int) -> tuple[float, float]:
-        prompt = chat_prompt(self._steered.model, question)
+        prompt = chat_prompt(self._steered.model, conversation(question))
         steering = [Steering(self._name, strength)]
         result = TextStream(self._steered, prompt, steering, Sampling(seed=seed), LENGTH).run()
         words = re.findall(r"[a-z]+", result.text.lower())

@@ -24,19 +24,17 @@ def controller(make_controller: Callable[..., Controller]) -> Controller:
     return replace(made, gain=gain, rest=array(0, 1), span=array(1, 0))
 
 
-BEFORE = (array(9, 1.0, 0.5, 0.7), array(9, 3.0, 1.0, 0.9))
-AFTER = (array(9, 1.5, 1.0, 0.8), array(9, 2.0, 1.0, 0.9))
-CONTROL = (array(9, 0.5, 0.25, 0), array(9, -1.0, 0.0, 0))
-SITES = (1, 2, 3)
-"""Site 0 belongs to another controller."""
+BEFORE = (array(1.0, 0.5, 0.7), array(3.0, 1.0, 0.9))
+AFTER = (array(1.5, 1.0, 0.8), array(2.0, 1.0, 0.9))
+CONTROL = (array(0.5, 0.25, 0), array(-1.0, 0.0, 0))
 
 
 @pytest.fixture
 def trace(controller: Controller) -> Trace:
-    trace = Trace(controller, Command(2.0, 1.0, "hold"), SITES)
+    trace = Trace(controller, Command(2.0, 1.0, "hold"))
     for token, (effort, mean) in enumerate(((1.0, 0.1), (0.5, 0.2))):
         trace.take(BEFORE[token], AFTER[token], CONTROL[token])
-        trace.note(effort, mean)
+        trace.note(effort, mean, 1.5, CONTROL[token][:2])
     return trace
 
 
@@ -46,13 +44,14 @@ def report(trace: Trace) -> SteeringReport:
 
 
 def test_taking_in_a_token_gives_the_sensors_reading_and_the_controls(controller: Controller) -> None:
-    alpha, control = Trace(controller, Command(2.0, 1.0, "hold"), SITES).take(BEFORE[0], AFTER[0], CONTROL[0])
+    alpha, control = Trace(controller, Command(2.0, 1.0, "hold")).take(BEFORE[0], AFTER[0], CONTROL[0])
     assert alpha == pytest.approx(0.7)
     np.testing.assert_array_equal(control, [0.5, 0.25])
 
 
 def test_without_a_sensor_alpha_is_the_mean_over_the_steered_blocks(controller: Controller) -> None:
-    alpha, _ = Trace(controller, Command(2.0, 1.0, "hold"), SITES[:2]).take(BEFORE[0], AFTER[0], CONTROL[0])
+    blind = replace(controller, sensor=None)
+    alpha, _ = Trace(blind, Command(2.0, 1.0, "hold")).take(BEFORE[0][:2], AFTER[0][:2], CONTROL[0][:2])
     assert alpha == pytest.approx(0.75)
 
 
@@ -78,7 +77,7 @@ def test_errors_are_those_where_control_acted(report: SteeringReport) -> None:
 
 def test_trace_keeps_copies(controller: Controller) -> None:
     """The hook writes the next token's telemetry into the same memory."""
-    trace = Trace(controller, Command(2.0, 1.0, "hold"), SITES)
+    trace = Trace(controller, Command(2.0, 1.0, "hold"))
     rows = [values.copy() for values in (BEFORE[0], AFTER[0], CONTROL[0])]
     trace.take(*rows)
     for values in rows:
@@ -88,6 +87,6 @@ def test_trace_keeps_copies(controller: Controller) -> None:
 
 
 def test_text_without_tokens_has_an_empty_report(controller: Controller) -> None:
-    report = Trace(controller, Command(2.0, 1.0, "hold"), SITES).report(1.0)
+    report = Trace(controller, Command(2.0, 1.0, "hold")).report(1.0)
     assert report.alpha == report.alpha_before == report.alpha_after == report.push == []
     assert report.error_before == report.error_after == 0.0

@@ -1,0 +1,77 @@
+"""How far bulk generation is, on stderr: a bar in a terminal, a line now and then in a pipe. Knows only numbers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+from edgesteer.cli.console import console
+
+LINE_SECONDS = 10.0
+"""Between two lines in a pipe."""
+
+
+class BulkProgress:
+    """Counts what is done and shows it. Use as a context manager.
+
+    size: of the input in bytes, None if unknown; the bar and the time left go by the bytes whose texts are done.
+    clock: seconds.
+    """
+
+    def __init__(self, size: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.texts = self.failed = self.skipped = self.tokens = 0
+        self._size = size
+        self._done = self._fresh = 0
+        self._clock = clock
+        self._started = self._shown = clock()
+        self._bar: Progress | None = None
+        target = console(sys.stderr)
+        if target.is_terminal:
+            self._bar = Progress(BarColumn(), TextColumn("{task.description}"), console=target)
+            self._task = self._bar.add_task(str(self), total=size)
+
+    def __enter__(self) -> BulkProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, visible=False)
+            self._bar.stop()
+        print(self, file=sys.stderr)
+
+    def advance(self, size: int, *, fresh: bool = True) -> None:
+        """Take note of an input line of so many bytes that is done; fresh: it took a text, and so time."""
+        self._done += size
+        self._fresh += size if fresh else 0
+
+    def show(self) -> None:
+        """Bring what is shown up to date."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=str(self), completed=self._done)
+        elif self._clock() - self._shown >= LINE_SECONDS:
+            self._shown = self._clock()
+            print(self, file=sys.stderr, flush=True)
+
+    def __str__(self) -> str:
+        counts = {"failed": self.failed, "done before": self.skipped}
+        parts = [f"{self.texts} texts", *(f"{count} {name}" for name, count in counts.items() if count)]
+        seconds = self._clock() - self._started
+        return ", ".join([*parts, f"{self.tokens / seconds if seconds else 0:.1f} tokens/s", *self._rest(seconds)])
+
+    def _rest(self, seconds: float) -> list[str]:
+        """Return the share that is done and the time left, as far as they are known."""
+        if not self._size or self._done >= self._size:
+            return []
+        share = f"{self._done / self._size:.0%}"
+        if not self._fresh:
+            return [share]
+        left = round(seconds * (self._size - self._done) / self._fresh)
+        return [share, f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"]

@@ -1,0 +1,108 @@
+"""Request: what is asked of the engine: a prompt's tokens, what steers them, how to sample, and where to end.
+
+Plain data and its checks; knows no context and no batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesteer.chat import Message
+from edgesteer.errors import EngineError, SteeringError
+from edgesteer.runtime.model import LlamaModel
+from edgesteer.runtime.sampling import Sampling
+
+ROWS = ("last", "all", "generated", "none")
+LOOPS = ("closed", "open", "decay")
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What a request asks of one controller.
+
+    strength: the dial; 0 = off, 1 = the calibrated setting. mode: None = the controller's own.
+    rows: which rows of the batch are steered. `last`: the prompt's last token and every generated one; `all`: the whole
+    prompt too; `generated`: as `last`, and tokens of earlier answers when they are prefilled again; `none`: none, alpha
+    is measured only.
+    loop: across tokens, `closed` (outer loop, if the controller has a sensor), `open` or `decay` (with decay_tokens).
+    """
+
+    controller: str
+    strength: float
+    mode: str | None = None
+    rows: str = "last"
+    loop: str = "closed"
+    decay_tokens: float = 8.0
+
+    def __post_init__(self) -> None:
+        for value, allowed, what in ((self.rows, ROWS, "rows"), (self.loop, LOOPS, "loop")):
+            if value not in allowed:
+                raise SteeringError(
+                    f"unknown {what}", where=self.controller, expected=" or ".join(allowed), found=value
+                )
+        if not self.decay_tokens > 0:
+            raise SteeringError("decay must be positive", where=self.controller, found=self.decay_tokens)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens of a prompt. content: which of them are the user's own words (they start the outer loop's mean).
+
+    generated: which of them the model wrote in an earlier turn.
+    """
+
+    tokens: list[int]
+    content: NDArray[np.bool_]
+    generated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text to generate.
+
+    max_tokens: None = until the model ends the text or its share of the context is full. stop: strings that end the
+    text. logprobs: None = none; k = each token's log probability, and the k most likely tokens at its place.
+    Raises EngineError when there is no prompt or no token to generate.
+    """
+
+    prompt: Prompt
+    steering: Sequence[Steering] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    stop: Sequence[str] = ()
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt.tokens:
+            raise EngineError("the prompt is empty", remedy="Give at least one token.")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise EngineError("no tokens are asked for", expected="at least 1", found=self.max_tokens)
+
+
+def plain_prompt(model: LlamaModel, text: str) -> Prompt:
+    """Return the prompt of a text that the model continues, without a chat template."""
+    tokens = model.tokenize(text)
+    content = np.arange(len(tokens)) > 0  # the first token reads far from all others, whatever it is
+    return Prompt(tokens, content, np.zeros(len(tokens), dtype=bool))
+
+
+def chat_prompt(model: LlamaModel, messages: Sequence[Message]) -> Prompt:
+    """Return the prompt of a conversation in the model's chat template.
+
+    messages: dicts with keys role and content. The content is the last user message. Raises ModelError as
+    ChatTemplate.render does.
+    """
+    users = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    tokens = model.tokenize(model.chat.render(messages))
+    content, generated = np.zeros(len(tokens), dtype=bool), np.zeros(len(tokens), dtype=bool)
+    for mask, numbers in ((content, users[-1:]), (generated, answers)):
+        for number in numbers:
+            before, _, after = model.chat.render_around(messages, number)
+            end = len(tokens) - len(model.tokenize(after, add_special=False))
+            mask[len(model.tokenize(before)) : end] = True
+    return Prompt(tokens, content, generated)
