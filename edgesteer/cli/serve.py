@@ -19,7 +19,7 @@ from edgesteer.steering_file import split_name
 
 if TYPE_CHECKING:
     from edgesteer.controller import Controller
-    from edgesteer.runtime.request import Steering
+    from edgesteer.runtime.model import LlamaModel
 
 HOST = "127.0.0.1"
 PORT = 8080
@@ -127,12 +127,10 @@ def serve(
     with open_socket(host, port) as listener, LlamaModel(path, n_gpu_layers=n_gpu_layers) as llama:
         if not is_loopback(host) and not api_key:
             print("Warning: whoever reaches this address may use the server; set EDGESTEER_API_KEY", file=sys.stderr)
-        controllers, steering = load_steering(values, llama.fingerprint)
-        warn_of(controllers, steering)
+        controllers, described = load_controllers(values, llama)
         settings = Settings(
-            model_id=Path(model).name.removesuffix(".gguf"),
-            defaults={each.controller: each.strength for each in steering},
-            files={each.name: value.file.name for each, value in zip(controllers, values, strict=True)},
+            Path(model).name.removesuffix(".gguf"),
+            **described,
             sidecars=sidecars,
             api_key=api_key,
             hosts=allowed_host or (LOOPBACK_NAMES if is_loopback(host) else ()),
@@ -166,12 +164,16 @@ def check_options(api_key: str | None, sidecars: Path | None) -> None:
         raise EdgeSteerError("no such folder", where=sidecars, remedy="Give --sidecars a folder.")
 
 
-def warn_of(controllers: Sequence[Controller], steering: Sequence[Steering]) -> None:
-    """Warn when a default is outside its controller's safe range."""
+def load_controllers(values: Sequence[SteerValue], model: LlamaModel) -> tuple[list[Controller], dict[str, Any]]:
+    """Return the controllers and what Settings says of them; warn when a strength is outside its safe range."""
     from edgesteer.runtime.generate import warn_outside_safe_range
 
+    controllers, steering = load_steering(values, model.fingerprint)
     for controller, asked in zip(controllers, steering, strict=True):
         warn_outside_safe_range(controller, asked.strength)
+    defaults = {each.controller: each.strength for each in steering}
+    files = {each.name: value.file.name for each, value in zip(controllers, values, strict=True)}
+    return controllers, {"defaults": defaults, "files": files}
 
 
 def address_of(listener: Any) -> str:

@@ -89,4 +89,4 @@ def files_in(folder: Path | None) -> dict[str, Path]:
     if folder is None:
         return {}
     root = folder.resolve()
-    return {path.name: path for path in root.glob("*.gguf") if path.is_file() }
+    return {path.name: path for path in root.glob("*.gguf") if path.is_file() and path.resolve().parent == root}
