@@ -7,6 +7,7 @@ have the same form. Knows nothing of tokenizers; templates are untrusted input a
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,8 +21,9 @@ from edgesteer.errors import ModelError
 
 Message = dict[str, str]
 
-MARKER = "\N{OBJECT REPLACEMENT CHARACTER}words\N{OBJECT REPLACEMENT CHARACTER}"
-"""Stands for the user's words, to find where a template puts them: the words may also be part of the template."""
+MARKER = "\N{OBJECT REPLACEMENT CHARACTER}{}\N{OBJECT REPLACEMENT CHARACTER}"
+"""Stands for a message's words, to find where a template puts them: the words may also be part of the template."""
+MARKED = re.compile(MARKER.format(r"(\d+)"))
 
 
 @dataclass(frozen=True)
@@ -55,21 +57,29 @@ class ChatTemplate:
         return text.removeprefix(self.bos) if self.adds_bos and self.bos else text
 
     def render_turn(self, prompt: str, system: str = "") -> tuple[str, str, str]:
-        """Return `render_around` the user's words of a single turn."""
-        messages = conversation(prompt, system)
-        return self.render_around(messages, len(messages) - 1)
+        """Return the text of a single user turn in parts: what comes before the user's words, they, and the rest.
 
-    def render_around(self, messages: Sequence[Message], number: int) -> tuple[str, str, str]:
-        """Return the text of a conversation in parts: what comes before one message's words, they, and the rest.
-
-        number: of the message, from 0. Raises ModelError as `render` does.
+        Raises ModelError as `render` does.
         """
-        marked = [dict(each, content=MARKER) if i == number else each for i, each in enumerate(messages)]
-        before, found, after = self.render(marked).partition(MARKER)
-        whole = self.render(messages)
-        if not found:  # the template leaves this message out
-            return whole, "", ""
-        return before, whole[len(before) : len(whole) - len(after)], after
+        text, spans = self.render_spans(conversation(prompt, system))
+        start, end = spans[-1]
+        return text[:start], text[start:end], text[end:]
+
+    def render_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+        """Return the text of a conversation, and where in it each message's words begin and end.
+
+        A message that the template leaves out has an empty span at the end. Raises ModelError as `render` does.
+        """
+        text = self.render(messages)
+        marked = self.render([dict(each, content=MARKER.format(number)) for number, each in enumerate(messages)])
+        first, *rest = MARKED.split(marked)
+        spans = [(len(text), len(text))] * len(messages)
+        at = len(first)
+        for number, following in zip(map(int, rest[::2]), rest[1::2], strict=True):
+            end = _end_of_words(text, at, messages[number]["content"], following)
+            spans[number] = (at, end)
+            at = end + len(following)
+        return text, spans
 
     def _render(self, source: str, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         context: dict[str, Any] = {
@@ -99,6 +109,17 @@ def conversation(prompt: str, system: str = "") -> list[Message]:
     """Return the messages of a single user turn, with a system turn before it when there is one."""
     turns = [{"role": "system", "content": system}] if system else []
     return [*turns, {"role": "user", "content": prompt}]
+
+
+def _end_of_words(text: str, start: int, words: str, following: str) -> int:
+    """Return where a message's words end, which begin at start; the template may have trimmed or changed them."""
+    if not following:
+        return len(text)
+    for candidate in (words, words.strip()):
+        if text.startswith(candidate + following, start):
+            return start + len(candidate)
+    found = text.find(following, start)
+    return found if found >= 0 else len(text)
 
 
 def _raise(message: str) -> NoReturn:

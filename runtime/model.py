@@ -84,12 +84,12 @@ class LlamaModel:
             size = -count
         raise ModelError("llama.cpp cannot tokenize this text", where=self.path, found=repr(text[:40]))
 
-    def piece(self, token: int) -> bytes:
-        """Return the bytes of one token; control tokens give b""."""
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Return the bytes of one token; control tokens give b"", or their names where special."""
         size = 64
         for _ in range(2):
             buffer = ctypes.create_string_buffer(size)
-            count = llama_cpp.llama_token_to_piece(self.vocabulary, token, buffer, size, 0, False)
+            count = llama_cpp.llama_token_to_piece(self.vocabulary, token, buffer, size, 0, special)
             if count >= 0:
                 return buffer.raw[:count]
             size = -count

@@ -96,13 +96,26 @@ def chat_prompt(model: LlamaModel, messages: Sequence[Message]) -> Prompt:
     messages: dicts with keys role and content. The content is the last user message. Raises ModelError as
     ChatTemplate.render does.
     """
-    users = [number for number, message in enumerate(messages) if message["role"] == "user"]
-    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-    tokens = model.tokenize(model.chat.render(messages))
+    text, spans = model.chat.render_spans(messages)
+    tokens = model.tokenize(text)
+    starts = token_starts(model, tokens, text)
     content, generated = np.zeros(len(tokens), dtype=bool), np.zeros(len(tokens), dtype=bool)
-    for mask, numbers in ((content, users[-1:]), (generated, answers)):
-        for number in numbers:
-            before, _, after = model.chat.render_around(messages, number)
-            end = len(tokens) - len(model.tokenize(after, add_special=False))
-            mask[len(model.tokenize(before)) : end] = True
+    users = [span for message, span in zip(messages, spans, strict=True) if message["role"] == "user"]
+    answers = [span for message, span in zip(messages, spans, strict=True) if message["role"] == "assistant"]
+    for mask, found in ((content, users[-1:]), (generated, answers)):
+        for start, end in found:
+            mask[np.searchsorted(starts, start) : np.searchsorted(starts, end)] = True
     return Prompt(tokens, content, generated)
+
+
+def token_starts(model: LlamaModel, tokens: Sequence[int], text: str) -> NDArray[np.intp]:
+    """Return the index of the character in the text with which each token begins: (tokens,).
+
+    A token that begins within a character counts as beginning with it; what a tokenizer puts before the text (BOS, a
+    space) begins at 0.
+    """
+    data = text.encode()
+    sizes = np.array([len(model.piece(token, special=True)) for token in tokens])
+    ends = np.cumsum(sizes) - (sizes.sum() - len(data))
+    characters = np.cumsum(np.frombuffer(data, np.uint8) & 0xC0 != 0x80) - 1
+    return np.append(characters, len(text))[np.clip(ends - sizes, 0, len(data))]

@@ -82,6 +82,39 @@ def test_words_that_the_template_trims_are_found_trimmed() -> None:
     assert template(source).render_turn("  a b ") == ("<", "a b", ">")
 
 
+TURNS = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "me] x"},
+    {"role": "assistant", "content": " [user] "},
+    {"role": "user", "content": "海 é"},
+]
+
+
+def words_of(source: str, messages: list[dict[str, str]]) -> list[str]:
+    text, spans = template(source).render_spans(messages)
+    assert text == template(source).render(messages)
+    return [text[start:end] for start, end in spans]
+
+
+def test_the_words_of_every_turn_are_found() -> None:
+    assert words_of(PLAIN, TURNS) == [turn["content"] for turn in TURNS]
+
+
+def test_words_are_found_in_a_template_that_merges_the_system_turn() -> None:
+    assert words_of(REFUSING, TURNS) == [turn["content"] for turn in TURNS]
+
+
+def test_words_that_the_template_changes_are_found_changed() -> None:
+    source = "{% for m in messages %}<{{ m.content.split('|')[-1] }}>{% endfor %}"
+    thoughtful = {"role": "assistant", "content": "hidden|said"}
+    assert words_of(source, [TURNS[1], thoughtful, TURNS[3]]) == ["me] x", "said", "海 é"]
+
+
+def test_a_turn_that_the_template_leaves_out_has_no_words() -> None:
+    source = "{% for m in messages if m.role == 'user' %}<{{ m.content }}>{% endfor %}"
+    assert words_of(source, TURNS) == ["", "me] x", "", "海 é"]
+
+
 def test_model_without_a_template_is_an_error() -> None:
     with pytest.raises(ModelError, match=r"no chat template.*--raw"):
         template(None).render(conversation("Hello"))

@@ -203,6 +203,21 @@ def test_content_of_a_chat_prompt_is_the_users_words(
     assert loaded.ends_generation(prompt.tokens[end])  # it is the user's turn that ends here, not a later part
 
 
+def test_the_turns_of_a_conversation_are_told_apart(tiny_llama: LlamaModel) -> None:
+    """The content is the last user message; what the model wrote are the answers."""
+    said = [("user", "the end"), ("assistant", "n海 é"), ("user", "no"), ("assistant", ""), ("user", "the é")]
+    prompt = chat_prompt(tiny_llama, [{"role": role, "content": content} for role, content in said])
+    for mask, expected in ((prompt.content, "the é"), (prompt.generated, "n海 é")):
+        tokens = np.array(prompt.tokens)[mask]
+        assert b"".join(tiny_llama.piece(token) for token in tokens).decode() == expected
+
+
+def test_a_long_conversation_is_read_once_and_not_once_a_turn(tiny_llama: LlamaModel) -> None:
+    turns = [{"role": role, "content": "no"} for _ in range(2000) for role in ("user", "assistant")]
+    prompt = chat_prompt(tiny_llama, turns)
+    assert prompt.generated.sum() == 2000 * len(tiny_llama.tokenize("no"))
+
+
 def test_chat_prompt_is_the_rendered_template(tiny_llama: LlamaModel) -> None:
     rendered = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
     prompt = chat_prompt(tiny_llama, conversation(QUESTION))
