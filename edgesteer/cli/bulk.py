@@ -80,15 +80,15 @@ def generate_lines(
     """
     from edgesteer.runtime.batch import Batch
 
-    settings = settings_record(engine.model, values, defaults)
-    with Output(output, settings) as file, BulkProgress(lines.size) as progress:
+    settings, bar = settings_record(engine.model, values, defaults), output is not None or not sys.stdout.isatty()
+    with Output(output, settings) as file, BulkProgress(lines.size, bar=bar) as progress:
         run = BulkRun(Batch(engine), lines, file, defaults, progress, ordered=ordered)
         run.run()
     if run.cut_off:
         share = engine.context_tokens // engine.n_sequences
         print(
-            f"Warning: {run.cut_off} texts end where the context was full (each one's share: {share} tokens); "
-            "use a larger --ctx-size, or a smaller --parallel",
+            f"Warning: texts that were cut off where their share of the context ({share} tokens) was full: "
+            f"{run.cut_off}; use a larger --ctx-size, or a smaller --parallel",
             file=sys.stderr,
         )
     if progress.failed:

@@ -112,7 +112,8 @@ def decode_record(data: bytes, where: str) -> dict[str, Any]:
     """Return the record of a line. Raises EdgeSteerError when it is none."""
     try:
         record: dict[str, Any] = json.loads(data)
-        if "error" in record or record.keys() >= {"id", "sample", "input", "settings"}:
+        whole = record.keys() >= {"sample", "input", "settings"} and isinstance(record.get("id"), str | int)
+        if "error" in record or whole:
             return record
     except (ValueError, TypeError, AttributeError):
         pass

@@ -19,10 +19,10 @@ class BulkProgress:
     """Counts what is done and shows it. Use as a context manager.
 
     size: of the input in bytes, None if unknown; the bar and the time left go by the bytes whose texts are done.
-    clock: seconds.
+    bar: whether a terminal gets a bar; not where the texts go there too. clock: seconds.
     """
 
-    def __init__(self, size: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, size: int | None, clock: Callable[[], float] = time.monotonic, *, bar: bool = True) -> None:
         self.texts = self.failed = self.skipped = self.tokens = 0
         self._size = size
         self._done = self._fresh = 0
@@ -30,7 +30,7 @@ class BulkProgress:
         self._started = self._shown = clock()
         self._bar: Progress | None = None
         target = console(sys.stderr)
-        if target.is_terminal:
+        if bar and target.is_terminal:
             self._bar = Progress(BarColumn(), TextColumn("{task.description}"), console=target)
             self._task = self._bar.add_task(str(self), total=size)
 
@@ -55,23 +55,27 @@ class BulkProgress:
     def show(self) -> None:
         """Bring what is shown up to date."""
         if self._bar is not None:
-            self._bar.update(self._task, description=str(self), completed=self._done)
+            self._bar.update(self._task, description=self.status(), completed=self._done)
         elif self._clock() - self._shown >= LINE_SECONDS:
             self._shown = self._clock()
-            print(self, file=sys.stderr, flush=True)
+            print(self.status(), file=sys.stderr, flush=True)
 
     def __str__(self) -> str:
+        """What was done, and how fast."""
         counts = {"failed": self.failed, "done before": self.skipped}
-        parts = [f"{self.texts} texts", *(f"{count} {name}" for name, count in counts.items() if count)]
-        seconds = self._clock() - self._started
-        return ", ".join([*parts, f"{self.tokens / seconds if seconds else 0:.1f} tokens/s", *self._rest(seconds)])
+        parts = [f"{self.texts} {'text' if self.texts == 1 else 'texts'}"]
+        parts += [f"{count} {name}" for name, count in counts.items() if count]
+        return ", ".join([*parts, f"{self.tokens / self._seconds() if self._seconds() else 0:.1f} tokens/s"])
 
-    def _rest(self, seconds: float) -> list[str]:
-        """Return the share that is done and the time left, as far as they are known."""
-        if not self._size or self._done >= self._size:
-            return []
-        share = f"{self._done / self._size:.0%}"
+    def status(self) -> str:
+        """Return what was done, the share of the input that this is, and the time left, as far as they are known."""
+        if not self._size:
+            return str(self)
+        share = f"{self}, {self._done / self._size:.0%}"
         if not self._fresh:
-            return [share]
-        left = round(seconds * (self._size - self._done) / self._fresh)
-        return [share, f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"]
+            return share
+        left = round(self._seconds() * (self._size - self._done) / self._fresh)
+        return f"{share}, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+
+    def _seconds(self) -> float:
+        return self._clock() - self._started

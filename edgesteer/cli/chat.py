@@ -119,8 +119,8 @@ class Chat:
             if text.strip():
                 self._answer(lambda: self._talk.ask(text.strip()))
             return
-        name, _, argument = text[1:].partition(" ")
-        find_command(name.strip()).run(self, argument.strip())
+        name, *arguments = text[1:].split(maxsplit=1) or [""]
+        find_command(name).run(self, "".join(arguments).strip())
 
     def _words(self) -> list[str]:
         """Return what a command may be completed to."""
@@ -148,11 +148,13 @@ class Chat:
         answer = ask()
         if self._talk.left_out > left_out:
             count = self._talk.left_out
-            self._screen.note(f"The context no longer holds the oldest {count} turns; /clear begins anew.")
+            self._screen.note(f"The context no longer holds the first turns ({count}); /clear begins anew.")
         try:
             self._show(answer)
         finally:
             self._talk.settle()
+        if not answer.text:
+            self._screen.note("There is no answer; the message is taken back.")
         if self._verbose and answer.result is not None:
             print_measurements(answer.result)
 
@@ -171,8 +173,6 @@ class Chat:
             self._screen.note("Stopped.")
         elif answer.result is not None and answer.result.stop_reason == "context":
             self._screen.note("The context is full, so the answer ends here; /clear begins anew.")
-        if not answer.text:
-            self._screen.note("There is no answer; the message is taken back.")
 
     # ---- commands ----
 
@@ -202,7 +202,7 @@ class Chat:
 
     def undo(self, argument: str) -> None:
         self._talk.undo()
-        self._screen.note(f"{len(self._talk.turns)} turns are left.")
+        self._screen.note(f"Turns that are left: {len(self._talk.turns)}")
 
     def clear(self, argument: str) -> None:
         self._talk.clear()
@@ -236,7 +236,7 @@ class Chat:
         self._talk.clear()
         self._talk.system, self._talk.turns = system, turns
         self._files.add(path)
-        self._screen.note(f"{len(turns)} turns are read.")
+        self._screen.note(f"Turns that were read: {len(turns)}")
 
     def help(self, argument: str) -> None:
         print_table(("command", "what it does"), [(each.usage, each.help) for each in COMMANDS.values()])

@@ -46,9 +46,10 @@ class Answer:
 
     def pieces(self) -> Generator[str, None, None]:
         """Yield the text as it comes. Ctrl-C takes effect between two decodes. Raises EdgeSteerError."""
-        with interrupt_later():
-            sequence = self._batch.submit(self.request)
+        sequence = None
         try:
+            with interrupt_later():
+                sequence = self._batch.submit(self.request)
             while not sequence.done:
                 with interrupt_later():
                     events = self._batch.step()
@@ -58,8 +59,9 @@ class Answer:
                     self._take(event)
                     yield event.text
         finally:
-            self._batch.cancel(sequence)
-            self.result = sequence.result
+            if sequence is not None:
+                self._batch.cancel(sequence)
+                self.result = sequence.result
 
     def reading(self, controller: str) -> Reading | None:
         """Return the last thing that was measured of a controller."""

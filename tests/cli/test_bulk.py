@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from edgesteer.cli import bulk
+from edgesteer.cli.bulk_task import FIELDS
 
 pytestmark = pytest.mark.torch
 
@@ -197,6 +199,21 @@ def test_order_holds_where_texts_have_to_wait_for_each_other(run: Run, monkeypat
     assert [each["id"] for each in run(*lines, options=("--parallel", 2)).records] == list(range(1, 10))
 
 
+def test_no_more_texts_are_in_flight_than_may_be(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    flights = []
+
+    class Watched(bulk.Outbox):
+        def place(self) -> int:
+            flights.append(self.open + 1)
+            return super().place()
+
+    monkeypatch.setattr(bulk, "Outbox", Watched)
+    monkeypatch.setattr(bulk, "AHEAD", 3)
+    lines = [{"prompt": "the end", "n_predict": 30 if number == 0 else 1} for number in range(20)]
+    assert len(run(*lines, options=("--parallel", 2)).records) == 20
+    assert max(flights) == 6
+
+
 def test_without_an_output_the_records_are_printed(edgesteer: Any, tiny_model: Any, tmp_path: Path) -> None:
     write_lines(tmp_path / "in.jsonl", {"prompt": "the"}, {"prompt": "a"})
     result = edgesteer("generate", tiny_model.gguf, "-i", tmp_path / "in.jsonl", *QUICK)
@@ -303,7 +320,7 @@ def test_strength_outside_the_safe_range_is_said_once_and_recorded(run: Run, tin
 def test_texts_that_the_context_cuts_off_are_counted(run: Run) -> None:
     done = run({"prompt": "the end"}, machine=(*MACHINE[:2], "-c", 256, "-n", -1, "--temp", 3, "--top-k", 0, "-s", 1))
     assert done.records[0]["stop_reason"] == "context"
-    assert "Warning: 1 texts end where the context was full (each one's share: 64 tokens)" in done.err
+    assert "cut off where their share of the context (64 tokens) was full: 1; use a larger --ctx-size" in done.err
 
 
 # ---- another run ----
@@ -406,7 +423,16 @@ def test_a_line_that_says_something_else_now_is_refused(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"my notes", b"my notes\n", b'{"name": 1}\n', b'{"id": 1}\n', b'{"id": 1, nonsense\n', b'{"id": 1}\nx']
+    "content",
+    [
+        b"my notes",
+        b"my notes\n",
+        b'{"name": 1}\n',
+        b'{"id": 1}\n',
+        b'{"id": 1, nonsense\n',
+        b'{"id": 1}\nx',
+        b'{"id": [1], "sample": 0, "input": "", "settings": {}}\n',
+    ],
 )
 def test_a_file_that_is_no_output_is_refused_and_left_alone(
     content: bytes, edgesteer: Any, tiny_model: Any, tmp_path: Path, output: Path
@@ -511,3 +537,25 @@ def test_ctrl_c_ends_a_run_that_waits_for_input(start: Any, tiny_model: Any) -> 
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
         assert process.stderr.read().splitlines()[-1] == "Interrupted."
+
+
+# ---- docs/bulk.md ----
+
+PAGE = (Path(__file__).parents[2] / "docs" / "bulk.md").read_text("utf-8")
+
+
+def test_the_pages_input_can_be_read(run: Run, tiny_steer: Any) -> None:
+    lines = PAGE.split("```json\n")[1].split("```")[0]
+    done = run(lines.encode(), options=("--steer", f"{tiny_steer('warmth')}=0.5"))
+    assert (done.code, len(done.records)) == (0, 7)
+
+
+def test_the_page_names_every_field(run: Run) -> None:
+    fields = re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", PAGE, re.MULTILINE)))
+    assert {*FIELDS, "steering", *RECORD} <= {*fields, "messages"}
+
+
+def test_the_pages_error_is_what_is_written(run: Run, tiny_steer: Any) -> None:
+    lines = [{"prompt": "a"}, {"prompt": "the"}, {"id": "letter-3", "prompt": "in", "steering": {"cold": 1}}]
+    done = run(*lines, options=("--steer", f"{tiny_steer('warmth')}=0.5"))
+    assert done.records[-1] == json.loads(PAGE.split("```json\n")[2].split("```")[0])

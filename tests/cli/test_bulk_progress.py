@@ -27,22 +27,22 @@ def test_status_counts_texts_speed_share_and_time_left(clock: Clock) -> None:
     progress.texts, progress.tokens = 3, 80
     progress.advance(200)
     clock.seconds += 40
-    assert str(progress) == "3 texts, 2.0 tokens/s, 20%, 0:02:40 left"
+    assert progress.status() == "3 texts, 2.0 tokens/s, 20%, 0:02:40 left"
 
 
 def test_failed_and_skipped_texts_are_counted(clock: Clock) -> None:
     progress = BulkProgress(None, clock)
     progress.texts, progress.failed, progress.skipped = 3, 1, 2
-    assert str(progress) == "3 texts, 1 failed, 2 done before, 0.0 tokens/s"
+    assert str(progress) == progress.status() == "3 texts, 1 failed, 2 done before, 0.0 tokens/s"
 
 
 def test_lines_that_took_no_time_do_not_shorten_what_is_left(clock: Clock) -> None:
     progress = BulkProgress(1000, clock)
     progress.advance(500, fresh=False)
-    assert str(progress).endswith(" tokens/s, 50%")
+    assert progress.status().endswith(" tokens/s, 50%")
     progress.advance(100)
     clock.seconds += 10
-    assert str(progress).endswith("60%, 0:00:40 left")
+    assert progress.status().endswith("60%, 0:00:40 left")
 
 
 def test_in_a_pipe_a_line_comes_every_ten_seconds_and_one_at_the_end(
@@ -70,5 +70,5 @@ def test_in_a_terminal_a_bar_is_drawn(
         progress._bar.refresh()  # type: ignore[union-attr]  # else the test would have to wait for its thread
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "1 texts" in shown.err
+    assert "1 text," in shown.err
     assert "━" in shown.err

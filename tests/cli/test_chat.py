@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from gguf import GGUFReader
 
+from edgesteer.cli.chat import COMMANDS
+from edgesteer.cli.chat_screen import gauge
+
 pytestmark = pytest.mark.torch
 
 OPTIONS = ("--threads", 1, "--ctx-size", 512, "--temp", 0, "--grammar")
@@ -105,7 +108,7 @@ def test_an_answer_that_fills_the_context_says_so(say: Say) -> None:
 def test_turns_that_no_longer_fit_are_left_out_with_a_line(say: Say) -> None:
     result = say(*("x" * 60 for _ in range(8)))
     assert (result.code, result.out) == (0, "abc\n" * 8)
-    assert re.search(r"^The context no longer holds the oldest \d turns; /clear begins anew\.$", result.err, re.M)
+    assert re.search(r"^The context no longer holds the first turns \(\d\); /clear begins anew\.$", result.err, re.M)
 
 
 def test_a_message_that_is_too_long_is_refused_and_the_chat_goes_on(say: Say) -> None:
@@ -184,6 +187,10 @@ def test_system_sets_shows_and_removes_the_system_message(say: Say, tmp_path: Pa
     result = say("/system", "/system be brief", "/system", f"/save {path}", "/system off", options=("-sys", "first"))
     assert result.out == "first\nbe brief\nbe brief\nThere is no system message.\n"
     assert json.loads(path.read_bytes())["messages"] == [{"role": "system", "content": "be brief"}]
+
+
+def test_a_system_message_may_have_several_lines(say: Say) -> None:
+    assert say("/system\\", "one\\", " two", "/system").out == "one\n two\none\n two\n"
 
 
 def test_undo_clear_and_retry(say: Say, tmp_path: Path) -> None:
@@ -295,3 +302,12 @@ def test_options_that_cannot_be_used_end_the_chat_before_it_begins(
     result = edgesteer("chat", tiny_model.gguf, "--threads", 1, *arguments, stdin=b"one\n")
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith(f"Error: {message}")
+
+
+# ---- docs/chat.md ----
+
+
+def test_the_page_names_every_command_and_shows_a_true_gauge() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "chat.md").read_text("utf-8")
+    assert set(COMMANDS) == set(re.findall(r"`/(\w+)", page))
+    assert gauge(0.5, (-1.5, 2.0)) in page

@@ -40,7 +40,7 @@ def type_keys(state: Path) -> Iterator[Typist]:
         terminal = Terminal(lambda: ["/steer warm"], lambda: "status")
 
         def type_keys(text: str) -> str:
-            keys.send_text(text)
+            keys.send_bytes(text.encode("utf-8", "surrogateescape"))
             return terminal.read()
 
         yield type_keys
@@ -129,7 +129,7 @@ class Screen:
 
     def wait_for(self, pattern: str) -> str:
         """Read until this pattern is there, without what only moves and colours; return what came up to its end."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 20
         while not (found := re.search(pattern, self._shown)):
             ready, _, _ = select.select([self._end], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, f"no {pattern!r} in {self._shown!r}"
@@ -138,7 +138,10 @@ class Screen:
         return taken
 
     def _read(self) -> str:
-        return os.read(self._end, 65536).decode("utf-8", "replace")
+        data = os.read(self._end, 65536)
+        if b"\x1b[6n" in data:  # where the cursor is; a chat that does not know shows no line below the prompt
+            self.send("\x1b[5;1R")
+        return data.decode("utf-8", "replace")
 
     def close(self) -> None:
         self.process.kill()
@@ -154,7 +157,7 @@ def chat(tiny_model: Any, tmp_path: Path) -> Iterator[Callable[..., Screen]]:
     def start(*options: object, grammar: str = 'root ::= "abc"') -> Screen:
         code = "from edgesteer.cli import main; main()"
         arguments = ["chat", tiny_model.gguf, "--threads", 1, "-c", 4096, "--temp", 0, "--grammar", grammar, *options]
-        changes = {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "XDG_STATE_HOME": str(tmp_path)}
+        changes = {"TERM": "xterm", "XDG_STATE_HOME": str(tmp_path)}
         opened.append(Screen([sys.executable, "-c", code, *map(str, arguments)], {**os.environ, **changes}))
         return opened[-1]
 
@@ -163,15 +166,9 @@ def chat(tiny_model: Any, tmp_path: Path) -> Iterator[Callable[..., Screen]]:
         screen.close()
 
 
-terminal = [
-    pytest.mark.torch,
-    pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals like these"),
-]
-
-
+@pytest.mark.torch
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals like these")
 class TestInATerminal:
-    pytestmark = terminal
-
     def test_a_chat_shows_its_dials_answers_and_ends_with_ctrl_d(self, chat: Any, tiny_steer: Any) -> None:
         screen = chat("--steer", f"{tiny_steer()}=0.5")
         screen.wait_for("/help lists the commands")
@@ -194,6 +191,7 @@ class TestInATerminal:
         screen.wait_for(r"\d of 4096 tokens")
         screen.send(f"/system{ENTER}")
         screen.wait_for(r"There is no system message\.")
+        screen.wait_for(r"\d of 4096 tokens")
         screen.send(CTRL_D)
         assert screen.process.wait(timeout=60) == 0
 
@@ -204,6 +202,7 @@ class TestInATerminal:
         screen.wait_for("of 4096 tokens")
         screen.send(CTRL_C)
         screen.wait_for(r"Ctrl-D or /exit ends the chat\.")
+        screen.wait_for("of 4096 tokens")
         screen.send(f"/exit{ENTER}")
         assert screen.process.wait(timeout=60) == 0
 
@@ -229,7 +228,7 @@ def test_ctrl_c_stops_an_answer_in_a_pipe_too(start: Any, tiny_model: Any) -> No
         process.stdin.write("/system\n")
         process.stdin.close()
         assert process.wait(timeout=60) == 0
-        assert process.stdout.read().endswith("a\nThere is no system message.\n")
+        assert process.stdout.read().endswith("\nThere is no system message.\n")
 
 
 @pytest.mark.torch

@@ -169,9 +169,7 @@ def test_errors(
 
 
 @pytest.mark.torch
-def test_strength_outside_the_safe_range_warns_with_the_range(
-    edgesteer: Any, tiny_model: Any, tiny_steer: Any
-) -> None:
+def test_strength_outside_the_safe_range_warns_with_the_range(edgesteer: Any, tiny_model: Any, tiny_steer: Any) -> None:
     result = edgesteer("generate", tiny_model.gguf, "-p", "the", "--steer", f"{tiny_steer()}=1.5", *QUICK)
     assert result.code == 0
     assert result.err == ("Warning: warm: strength 1.5 is outside the safe range -1 to 1; the text may break\n")

@@ -12,9 +12,10 @@ import { clamp, format } from "./scale.js";
 
 const STEP = 0.05;
 
-/** Half the width of a slider, in strength. @param {Controller} controller */
+/** Half the width of a slider, in strength: whole steps, so that 0 is one of its places. @param {Controller} controller */
 export function reach({ limits: [low, high] }) {
-  return Math.max(-low, high, STEP);
+  const steps = Math.floor(Math.max(-low, high) / STEP + 1e-6);
+  return Number((Math.max(steps, 1) * STEP).toFixed(2));
 }
 
 /** What is wrong with a strength, or "". @param {Controller} controller @param {number} strength */
