@@ -12,6 +12,7 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from edgesteer.controller import Array, Controller
@@ -22,14 +23,21 @@ from edgesteer.runtime.model import LlamaModel, last_log_line
 
 Commands = NDArray[np.void]
 
+SEQUENCE_TOKENS = 2048
+
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+"""What keys and values can be stored as; llama.cpp's -ctk and -ctv."""
+
 
 class Engine:
     """A context of a model under the feedback of some controllers. Use as a context manager, or call close().
 
     controllers: may be empty; then llama.cpp runs without a callback, unless reloadable: only then can set_controllers
-    exchange them later. context_tokens: size of the KV cache, shared by n_sequences. batch_tokens: most rows of one
-    decode. threads: None = this machine's cores (see default_threads). force_copy: treat every buffer as if it were on
-    a device (tests the copying path on a CPU). Raises EngineError when llama.cpp cannot make the context.
+    exchange them later. context_tokens: size of the KV cache, shared by n_sequences; None = SEQUENCE_TOKENS for each.
+    batch_tokens: most rows of one decode. threads: None = this machine's cores (see default_threads). cache_type_k,
+    cache_type_v: among CACHE_TYPES. force_copy: treat every buffer as if it were on a device (tests the copying path on
+    a CPU).
+    Raises EngineError when llama.cpp cannot make the context.
     """
 
     def __init__(
@@ -37,16 +45,19 @@ class Engine:
         model: LlamaModel,
         controllers: Sequence[Controller] = (),
         *,
-        context_tokens: int = 2048,
+        context_tokens: int | None = None,
         batch_tokens: int = 512,
         n_sequences: int = 1,
         threads: int | None = None,
+        cache_type_k: str = "f16",
+        cache_type_v: str = "f16",
         force_copy: bool = False,
         reloadable: bool = False,
     ) -> None:
         self.model = model
         self.n_sequences = n_sequences
-        self.batch_tokens = min(batch_tokens, context_tokens)
+        wanted = context_tokens or SEQUENCE_TOKENS * max(1, n_sequences)
+        self.batch_tokens = min(batch_tokens, wanted)
         most = min(self.batch_tokens, llama_cpp.llama_max_parallel_sequences())
         if not 1 <= n_sequences <= most:  # llama.cpp would abort
             raise EngineError(
@@ -55,18 +66,17 @@ class Engine:
                 found=n_sequences,
                 remedy="A batch must hold a token of each: use a larger --batch-size, or fewer sequences.",
             )
+        self.cache_types = (cache_type_k, cache_type_v)
         self._force_copy = force_copy
         self.controllers: tuple[Controller, ...] = ()
         self._sites: dict[int, slice] = {}
         self.hook: Hook | None = None
         if controllers or reloadable:
             self.hook = self._make_hook(controllers)
-        self.context = self._make_context(context_tokens, n_sequences, threads or default_threads())
+        self.context = self._make_context(wanted, n_sequences, threads or default_threads())
         self.context_tokens = int(llama_cpp.llama_n_ctx(self.context))
         self._memory = llama_cpp.llama_get_memory(self.context)
-        self.can_reuse = not (
-            llama_cpp.llama_model_is_recurrent(model.handle) or llama_cpp.llama_model_is_hybrid(model.handle)
-        )
+        self.can_reuse = not model.is_recurrent
         """Whether a part of a sequence's tokens can be forgotten or shared; recurrent models keep one state."""
         self._batch = llama_cpp.llama_batch_init(self.batch_tokens, 0, 1)
 
@@ -121,6 +131,7 @@ class Engine:
         parameters.kv_unified = True
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.no_perf = True
+        parameters.type_k, parameters.type_v = map(ggml_type, self.cache_types)
         if self.hook is not None:
             parameters.cb_eval = self.hook.callback
             parameters.cb_eval_user_data = self.hook.user_data
@@ -238,6 +249,13 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def ggml_type(cache_type: str) -> int:
+    """Return ggml's number of a cache type. Raises EngineError for a name that is not among CACHE_TYPES."""
+    if cache_type not in CACHE_TYPES:
+        raise EngineError("unknown cache type", expected=" or ".join(CACHE_TYPES), found=cache_type)
+    return int(GGMLQuantizationType[cache_type.upper()])
 
 
 def default_threads() -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from edgesteer.fingerprint import Fingerprint, tokenizer_digest
 
 logger = logging.getLogger(__name__)
 _recent_log: deque[str] = deque(maxlen=8)
+_records: list[list[str]] = []
 _ERROR_LEVEL = 3
 
 
@@ -25,6 +28,8 @@ def _log(level: int, text: bytes, _user_data: Any) -> None:
     line = text.decode("utf-8", "replace").strip()
     if level == _ERROR_LEVEL and line:
         _recent_log.append(line)
+    for record in _records:
+        record.append(line)
     logger.debug(line)
 
 
@@ -95,6 +100,21 @@ class LlamaModel:
             size = -count
         raise ModelError("llama.cpp cannot spell this token", where=self.path, found=token)
 
+    @property
+    def n_parameters(self) -> int:
+        return int(llama_cpp.llama_model_n_params(self.handle))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors as the file stores them."""
+        return int(llama_cpp.llama_model_size(self.handle))
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether some or all blocks keep one state in place of keys and values."""
+        handle = self.handle
+        return bool(llama_cpp.llama_model_is_recurrent(handle) or llama_cpp.llama_model_is_hybrid(handle))
+
     def ends_generation(self, token: int) -> bool:
         return bool(llama_cpp.llama_vocab_is_eog(self.vocabulary, token))
 
@@ -125,6 +145,17 @@ class LlamaModel:
 
     def _token_text(self, token: int) -> bytes:
         return llama_cpp.llama_vocab_get_text(self.vocabulary, token) or b"" if token >= 0 else b""
+
+
+@contextmanager
+def recorded_log() -> Iterator[list[str]]:
+    """Give a list to which llama.cpp's log lines of all levels are added for the time of the body."""
+    record: list[str] = []
+    _records.append(record)
+    try:
+        yield record
+    finally:
+        _records[:] = [each for each in _records if each is not record]
 
 
 def last_log_line() -> str:

@@ -34,8 +34,8 @@ class SteeredModel:
     """A model and its controllers. Use as a context manager, or call close().
 
     model: a GGUF file, or a name that `edgesteer models list` shows. steer: sidecars or control vectors (FILE or
-    FILE#NAME) and their strengths. context_tokens: shared by `parallel` texts at once. threads, n_gpu_layers: as
-    llama.cpp has them.
+    FILE#NAME) and their strengths. context_tokens: shared by `parallel` texts at once; None = 2048 for each. threads,
+    n_gpu_layers: as llama.cpp has them.
     Raises ModelError, SidecarError, FingerprintError (the sidecar belongs to another model) and EngineError.
     """
 
@@ -44,7 +44,7 @@ class SteeredModel:
         model: str | Path,
         steer: Mapping[str | Path, float] | None = None,
         *,
-        context_tokens: int = 4096,
+        context_tokens: int | None = None,
         batch_tokens: int = 512,
         parallel: int = 1,
         threads: int | None = None,

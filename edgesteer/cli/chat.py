@@ -41,7 +41,7 @@ def chat(
     rows: options.RowsOption = options.ROWS,
     open_loop: options.OpenOption = False,
     decay: options.DecayOption = None,
-    ctx_size: options.ContextOption = options.CONTEXT_TOKENS,
+    ctx_size: options.ContextOption = None,
     batch_size: options.BatchOption = options.BATCH_TOKENS,
     threads: options.ThreadsOption = None,
     n_gpu_layers: options.OffloadOption = options.GPU_LAYERS,

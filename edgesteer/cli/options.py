@@ -30,7 +30,7 @@ MAX_TOKENS = -1
 """llama.cpp's default: until the model ends the text or the context is full."""
 
 ROWS = field_default("edgesteer.runtime.request", "Steering", "rows")
-CONTEXT_TOKENS = keyword_default("edgesteer.runtime.engine", "Engine", "context_tokens")
+SEQUENCE_TOKENS = constant("edgesteer.runtime.engine", "SEQUENCE_TOKENS")
 BATCH_TOKENS = keyword_default("edgesteer.runtime.engine", "Engine", "batch_tokens")
 GPU_LAYERS = keyword_default("edgesteer.runtime.model", "LlamaModel", "n_gpu_layers")
 
@@ -137,7 +137,15 @@ DecayOption = Annotated[
     ),
 ]
 ContextOption = Annotated[
-    int, typer.Option("--ctx-size", "-c", min=1, rich_help_panel=MACHINE, help="Tokens of context.")
+    int | None,
+    typer.Option(
+        "--ctx-size",
+        "-c",
+        min=1,
+        rich_help_panel=MACHINE,
+        show_default=f"{SEQUENCE_TOKENS} for each text at once",
+        help="Tokens of context, shared by all texts that are worked on at once.",
+    ),
 ]
 BatchOption = Annotated[
     int, typer.Option("--batch-size", "-b", min=1, rich_help_panel=MACHINE, help="Most tokens of one decode.")

@@ -102,7 +102,7 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(min=0, rich_help_panel=LIMITS, help="How long answers may go on after Ctrl-C.")
     ] = DRAIN_SECONDS,
-    ctx_size: options.ContextOption = options.CONTEXT_TOKENS,
+    ctx_size: options.ContextOption = None,
     batch_size: options.BatchOption = options.BATCH_TOKENS,
     threads: options.ThreadsOption = None,
     n_gpu_layers: options.OffloadOption = options.GPU_LAYERS,

@@ -80,7 +80,6 @@ def test_defaults_of_generate_are_the_librarys() -> None:
     from edgesteer.runtime.request import Steering
 
     engine, model = (inspect.signature(each).parameters for each in (Engine, LlamaModel))
-    assert engine["context_tokens"].default == options.CONTEXT_TOKENS
     assert engine["batch_tokens"].default == options.BATCH_TOKENS
     assert model["n_gpu_layers"].default == options.GPU_LAYERS
     assert Steering("any", 1.0).rows == options.ROWS

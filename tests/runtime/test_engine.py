@@ -207,6 +207,12 @@ def test_token_outside_the_vocabulary_is_an_error(small: Engine) -> None:
         small.decode([100_000], [0], [True])
 
 
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_context_is_of_one_size_for_each_sequence(tiny_llama: LlamaModel, sequences: int) -> None:
+    with Engine(tiny_llama, n_sequences=sequences, threads=1) as engine:
+        assert engine.context_tokens == 2048 * sequences
+
+
 @pytest.mark.parametrize(("sequences", "most"), [(0, 4), (5, 4), (100_000, 256)])
 def test_wrong_number_of_sequences_is_refused(tiny_llama: LlamaModel, sequences: int, most: int) -> None:
     options = {"context_tokens": 1 << 20, "batch_tokens": 100_000} if most == 256 else {"batch_tokens": 4}
