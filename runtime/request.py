@@ -118,4 +118,5 @@ def token_starts(model: LlamaModel, tokens: Sequence[int], text: str) -> NDArray
     sizes = np.array([len(model.piece(token, special=True)) for token in tokens])
     ends = np.cumsum(sizes) - (sizes.sum() - len(data))
     characters = np.cumsum(np.frombuffer(data, np.uint8) & 0xC0 != 0x80) - 1
-    return np.append(characters, len(text))[np.clip(ends - sizes, 0, len(data))]
+    starts: NDArray[np.intp] = np.append(characters, len(text))[np.clip(ends - sizes, 0, len(data))]
+    return starts
