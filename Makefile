@@ -32,7 +32,7 @@ docs: .venv/dev.stamp
 	mv build/cli.md docs/cli.md
 
 bench: .venv/dev.stamp
-	@for claim in decode prefill first_token memory export batch serve; do $(BIN)/python bench/$$claim.py || exit 1; done
+	@for claim in decode prefill first_token memory export batch serve llama_bench; do $(BIN)/python bench/$$claim.py || exit 1; done
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache

@@ -22,7 +22,7 @@ def plot_controllers(controllers: Sequence[Controller], path: str | os.PathLike[
     """Draw a row of three panels a controller: class separation, gain norms, and alpha of both classes and of neutral
     text (mean and spread), over the blocks. The path's suffix is the format; none is png.
 
-    Raises MissingExtraError without matplotlib, EdgeSteerError when the file cannot be written.
+    Raises MissingExtraError without matplotlib, EdgeSteerError when the file cannot be written or has no such format.
     """
     with needs_extra("plot"):
         from matplotlib.figure import Figure
@@ -37,12 +37,20 @@ def plot_controllers(controllers: Sequence[Controller], path: str | os.PathLike[
 
 
 def save(figure: Any, path: Path) -> None:
-    kind = path.suffix.removeprefix(".").lower() or "png"
-    kinds = figure.canvas.get_supported_filetypes()
-    if kind not in kinds:
-        raise EdgeSteerError("unknown kind of picture", where=path, expected=", ".join(sorted(kinds)), found=kind)
+    kind = picture_kind(path)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=150)
+
+
+def picture_kind(path: Path) -> str:
+    """Return the format that a path's suffix names. Raises as plot_controllers does."""
+    with needs_extra("plot"):
+        from matplotlib.backend_bases import FigureCanvasBase
+    kind = path.suffix.removeprefix(".").lower() or "png"
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if kind not in kinds:
+        raise EdgeSteerError("unknown kind of picture", where=path, expected=", ".join(sorted(kinds)), found=kind)
+    return kind
 
 
 def draw_separation(panel: Any, controller: Controller) -> None:

@@ -36,7 +36,7 @@ class Engine:
     exchange them later. context_tokens: size of the KV cache, shared by n_sequences; None = SEQUENCE_TOKENS for each.
     batch_tokens: most rows of one decode. threads: None = this machine's cores (see default_threads). cache_type_k,
     cache_type_v: among CACHE_TYPES. force_copy: treat every buffer as if it were on a device (tests the copying path on
-    a CPU).
+    a CPU). timed: measure the hook's own time, for hook.time_ns.
     Raises EngineError when llama.cpp cannot make the context.
     """
 
@@ -52,6 +52,7 @@ class Engine:
         cache_type_k: str = "f16",
         cache_type_v: str = "f16",
         force_copy: bool = False,
+        timed: bool = False,
         reloadable: bool = False,
     ) -> None:
         self.model = model
@@ -67,7 +68,7 @@ class Engine:
                 remedy="A batch must hold a token of each: use a larger --batch-size, or fewer sequences.",
             )
         self.cache_types = (cache_type_k, cache_type_v)
-        self._force_copy = force_copy
+        self._force_copy, self._timed = force_copy, timed
         self.controllers: tuple[Controller, ...] = ()
         self._sites: dict[int, slice] = {}
         self.hook: Hook | None = None
@@ -90,6 +91,7 @@ class Engine:
             n_controllers=len(controllers),
             max_rows=self.batch_tokens,
             force_copy=self._force_copy,
+            timed=self._timed,
         )
         self.controllers = tuple(controllers)
         numbers = [site.controller for site in sites]

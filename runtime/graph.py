@@ -19,12 +19,23 @@ EMBEDDING_NAMES = (
 )  # fmt: skip
 """What boundary 0 is called. A graph may hold several, each made from the one before; the last one counts."""
 
+ATTENTION_OUTPUTS = ("ffn_inp", "sa_out", "attn_residual")
+"""What the residual stream between a block's attention and its feed-forward part is called; not all models have one."""
+
+LOGITS = "result_output"
+
 BLOCK_SUFFIX = re.compile(r"-\d+(?= |$)")
 
 
 def boundary_name(boundary: int) -> str:
     """Name of the node that carries a boundary of the residual stream, for a person to read."""
     return f"{BLOCK_OUTPUT}-{boundary - 1}" if boundary else "embedding"
+
+
+def label_and_block(name: str) -> tuple[str, int | None]:
+    """Split a node's name into its label and its block; None for a node outside the blocks."""
+    label, dash, number = name.rpartition("-")
+    return (label, int(number)) if dash and number.isdecimal() else (name, None)
 
 
 def labels(names: Iterable[str]) -> list[str]:

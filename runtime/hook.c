@@ -1,12 +1,22 @@
 /* See hook.h. llama.cpp asks about every node of the graph (some 900 a token), so the ask phase does a few string
  * comparisons at most, and nothing in the callback allocates. */
 
+#if !defined(_WIN32)
+#define _POSIX_C_SOURCE 200809L /* clock_gettime */
+#endif
+
 #include "hook.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#else
+#include <time.h>
+#endif
 
 enum { NOT_A_BOUNDARY = -1, LANES = 16 };
 
@@ -25,6 +35,15 @@ struct es_hook {
     float *scratch;      /* [width] */
     char *survey;
     size_t survey_left;
+
+    /* Timing and tracing. */
+    bool is_watched; /* either of them is on */
+    int64_t work_ns;
+    int64_t asked;  /* when the first node since the last event was asked about; 0: none was */
+    es_event *ring; /* NULL: no tracing */
+    int64_t ring_size;
+    int64_t n_events;
+    const char *const *traced_labels;
 
     /* The plan. */
     int n_rows;
@@ -299,9 +318,8 @@ static void note_name(es_hook *hook, const char *name)
     hook->survey_left -= length + 1;
 }
 
-bool es_eval(void *tensor, bool ask, void *user_data)
+static bool eval(es_hook *hook, void *tensor, bool ask)
 {
-    es_hook *hook = user_data;
     if (hook->survey && ask) note_name(hook, hook->config.backend->name(tensor));
     if (hook->survey || hook->nothing_needed) return !ask;
 
@@ -316,6 +334,72 @@ bool es_eval(void *tensor, bool ask, void *user_data)
         capture_node(hook, &at);
     }
     return true; /* false would end the graph here and still report success */
+}
+
+/* ---- timing and tracing ---- */
+
+int64_t es_now(void)
+{
+#if defined(_WIN32)
+    LARGE_INTEGER ticks, per_second;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&per_second);
+    int64_t whole = ticks.QuadPart / per_second.QuadPart, rest = ticks.QuadPart % per_second.QuadPart;
+    return whole * 1000000000 + rest * 1000000000 / per_second.QuadPart;
+#else
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+#endif
+}
+
+/* "label" or "label-<digits>". */
+static bool has_label(const char *name, const char *label)
+{
+    while (*label && *name == *label) name++, label++;
+    if (*label) return false;
+    if (*name == '\0') return true;
+    return name[0] == '-' && name[1] != '\0' && name[1 + strspn(name + 1, "0123456789")] == '\0';
+}
+
+static bool is_traced(const es_hook *hook, const char *name)
+{
+    if (!hook->ring) return false;
+    if (!hook->traced_labels) return true;
+    for (const char *const *label = hook->traced_labels; *label; label++) {
+        if (has_label(name, *label)) return true;
+    }
+    return false;
+}
+
+static void note_event(es_hook *hook, const char *name, int64_t computed, int64_t done)
+{
+    es_event *event = &hook->ring[hook->n_events++ % hook->ring_size];
+    *event = (es_event){.asked = hook->asked, .computed = computed, .done = done};
+    snprintf(event->node, sizeof event->node, "%s", name);
+    hook->asked = 0;
+}
+
+/* The answer is yes where the hook or the trace wants the node; the hook does nothing where only the trace does. */
+static bool eval_watched(es_hook *hook, void *tensor, bool ask)
+{
+    bool traced = is_traced(hook, hook->config.backend->name(tensor));
+    if (ask) {
+        if (hook->ring && hook->asked == 0) hook->asked = es_now();
+        return eval(hook, tensor, true) || traced;
+    }
+    int64_t computed = es_now();
+    bool goes_on = eval(hook, tensor, false);
+    int64_t done = es_now();
+    hook->work_ns += done - computed;
+    if (traced) note_event(hook, hook->config.backend->name(tensor), computed, done);
+    return goes_on;
+}
+
+bool es_eval(void *tensor, bool ask, void *user_data)
+{
+    es_hook *hook = user_data;
+    return hook->is_watched ? eval_watched(hook, tensor, ask) : eval(hook, tensor, ask);
 }
 
 bool es_eval_current(void *tensor, bool ask, void *user_data)
@@ -362,6 +446,7 @@ static void find_needed(es_hook *hook)
 static void forget_run(es_hook *hook)
 {
     hook->blocks_began = false;
+    hook->work_ns = hook->asked = 0;
     hook->error = (es_error){.code = ES_OK};
     for (int boundary = 0; boundary < hook->n_boundaries; boundary++) {
         hook->visited[boundary] = 0;
@@ -428,6 +513,7 @@ es_hook *es_create(const es_config *config)
     hook->config = *config;
     hook->n_boundaries = config->n_blocks + 1;
     hook->nothing_needed = true;
+    hook->is_watched = config->timed;
     if (!allocate(hook)) {
         es_destroy(hook);
         return NULL;
@@ -479,8 +565,22 @@ void es_capture(es_hook *hook, int boundary, float *destination, int capacity_ro
 
 int es_captured(const es_hook *hook, int boundary) { return hook->captures[boundary].rows; }
 
+int64_t es_time_ns(const es_hook *hook) { return hook->work_ns; }
+
+void es_trace(es_hook *hook, es_event *ring, size_t size, const char *const *labels)
+{
+    hook->ring = ring;
+    hook->ring_size = (int64_t)size;
+    hook->traced_labels = labels;
+    hook->asked = hook->n_events = 0;
+    hook->is_watched = ring || hook->config.timed;
+}
+
+int64_t es_traced(const es_hook *hook) { return hook->n_events; }
+
 size_t es_sizeof_backend(void) { return sizeof(es_backend); }
 size_t es_sizeof_site(void) { return sizeof(es_site); }
 size_t es_sizeof_command(void) { return sizeof(es_command); }
 size_t es_sizeof_config(void) { return sizeof(es_config); }
 size_t es_sizeof_error(void) { return sizeof(es_error); }
+size_t es_sizeof_event(void) { return sizeof(es_event); }

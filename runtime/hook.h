@@ -68,6 +68,7 @@ typedef struct {
     int n_controllers;
     int max_rows;
     bool force_copy; /* treat every buffer as not on the host */
+    bool timed;      /* see es_time_ns */
 } es_config;
 
 enum { ES_OK, ES_LAYOUT, ES_TYPE, ES_WIDTH, ES_ROWS, ES_NOT_A_NUMBER, ES_CAPTURE };
@@ -79,6 +80,15 @@ typedef struct {
     int64_t found;
     char node[64];
 } es_error;
+
+/* A node that was computed, by es_now. llama.cpp computes nodes in stretches that end where the callback asked for it: this
+ * is the last node of one. */
+typedef struct {
+    int64_t asked;    /* before the stretch was computed */
+    int64_t computed; /* after it, before the hook's work */
+    int64_t done;     /* after the hook's work */
+    char node[64];
+} es_event;
 
 typedef struct es_hook es_hook;
 
@@ -113,11 +123,25 @@ ES_API void es_capture(es_hook *hook, int boundary, float *destination, int capa
 /* How many rows the last visit of a boundary copied since the plan. */
 ES_API int es_captured(const es_hook *hook, int boundary);
 
+/* Nanoseconds of a monotonic clock. */
+ES_API int64_t es_now(void);
+/* Nanoseconds that the hook worked on rows since the plan, if es_config.timed; time in which llama.cpp asks about nodes, some
+ * nanoseconds a node, is not in it. */
+ES_API int64_t es_time_ns(const es_hook *hook);
+
+/* Until called with a NULL ring: ask also for the nodes "<label>" and "<label>-<block>" of these labels (NULL ends them; no
+ * labels: for every node), and note an event for each of them; event i goes to ring[i % size]. Ring and labels stay the
+ * caller's. Each node that is asked for costs llama.cpp a synchronization. */
+ES_API void es_trace(es_hook *hook, es_event *ring, size_t size, const char *const *labels);
+/* How many events there were since es_trace. */
+ES_API int64_t es_traced(const es_hook *hook);
+
 /* Sizes of the structs that callers mirror. */
 ES_API size_t es_sizeof_backend(void);
 ES_API size_t es_sizeof_site(void);
 ES_API size_t es_sizeof_command(void);
 ES_API size_t es_sizeof_config(void);
 ES_API size_t es_sizeof_error(void);
+ES_API size_t es_sizeof_event(void);
 
 #endif

@@ -30,6 +30,8 @@ from edgesteer.runtime.graph import BLOCK_OUTPUT, EMBEDDING_NAMES, boundary_name
 REINSTALL = "Reinstall edgesteer with `pip install --force-reinstall edgesteer`."
 UNUSABLE = "This model cannot be steered; use another one."
 SURVEY_BYTES = 1 << 20
+RING_EVENTS = 1 << 15
+"""More than a graph has nodes."""
 UNKNOWN_OFFSET = ctypes.c_size_t(-1).value
 
 EvalCallback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
@@ -91,6 +93,7 @@ class CConfig(ctypes.Structure):
         ("n_controllers", ctypes.c_int),
         ("max_rows", ctypes.c_int),
         ("force_copy", ctypes.c_bool),
+        ("timed", ctypes.c_bool),
     )
 
 
@@ -109,6 +112,8 @@ class CError(ctypes.Structure):
 COMMAND = np.dtype([("level", "f4"), ("effort", "f4"), ("action", "u1"), ("mode", "u1")], align=True)
 """es_command: what one batch row asks of one controller; see edgesteer.controller.Command."""
 
+EVENT = np.dtype([("asked", "i8"), ("computed", "i8"), ("done", "i8"), ("node", "S64")], align=True)
+"""es_event: a node that was computed; nanoseconds of now_ns before its stretch of nodes, after it, after the hook."""
 
 STRUCT_BYTES = {
     "backend": ctypes.sizeof(Backend),
@@ -116,6 +121,7 @@ STRUCT_BYTES = {
     "command": COMMAND.itemsize,
     "config": ctypes.sizeof(CConfig),
     "error": ctypes.sizeof(CError),
+    "event": EVENT.itemsize,
 }
 
 
@@ -193,6 +199,7 @@ class Hook:
     sites, n_controllers: what can be measured and written; see `sites_of`.
     max_rows: the most rows that one decode has.
     force_copy: treat every buffer as if it were not on the host.
+    timed: measure the hook's own time, for `time_ns`.
     library: from `load_library`; by default the one that edgesteer was built with.
 
     Raises SteeringError when a site does not fit the model. The callback and the user data are valid until
@@ -209,6 +216,7 @@ class Hook:
         n_controllers: int,
         max_rows: int,
         force_copy: bool = False,
+        timed: bool = False,
         library: ctypes.CDLL | None = None,
     ) -> None:
         for number, site in enumerate(sites):
@@ -224,7 +232,7 @@ class Hook:
         config = CConfig(
             ctypes.pointer(backend), table, BLOCK_OUTPUT.encode(), names,
             *(array.ctypes.data for array in self._telemetry),
-            width, n_blocks, len(sites), n_controllers, max_rows, force_copy,
+            width, n_blocks, len(sites), n_controllers, max_rows, force_copy, timed,
         )  # fmt: skip
         self._kept_for_c = (backend, vectors, table, names, config)
         self._library = library or load_library()
@@ -339,10 +347,55 @@ class Hook:
         """How many rows of a boundary the last decode copied."""
         return int(self._library.es_captured(self._handle, self._boundary(boundary)))
 
+    def time_ns(self) -> int:
+        """Nanoseconds that a timed hook worked on rows since the plan.
+
+        What llama.cpp spends on asking about nodes is not in it: some nanoseconds a node.
+        """
+        return int(self._library.es_time_ns(self._handle))
+
+    def now_ns(self) -> int:
+        """The clock of EVENT, which starts anywhere."""
+        return int(self._library.es_now())
+
+    @contextmanager
+    def trace(self, labels: Sequence[str] | None, *, size: int = RING_EVENTS) -> Iterator[EventRing]:
+        """While open, note when the nodes of these labels, with or without a block's number, were computed.
+
+        None: every node. Each node that is noted costs llama.cpp a synchronization.
+        """
+        ring = np.zeros(size, EVENT)
+        names = None if labels is None else (ctypes.c_char_p * (len(labels) + 1))(*(each.encode() for each in labels))
+        self._library.es_trace(self._handle, ring.ctypes.data, size, names)
+        try:
+            yield EventRing(ring, lambda: int(self._library.es_traced(self._handle)) if self.close.alive else 0)
+        finally:
+            if self.close.alive:
+                self._library.es_trace(self._handle, None, 0, None)
+
     def _boundary(self, boundary: int) -> int:
         if not 0 <= boundary <= self.n_blocks:
             raise ValueError(f"boundary must be 0 to {self.n_blocks}, not {boundary}")
         return boundary
+
+
+class EventRing:
+    """The events of a trace. ring: where the hook writes them. count: how many it has written so far."""
+
+    def __init__(self, ring: NDArray[np.void], count: Callable[[], int]) -> None:
+        self._ring = ring
+        self._count = count
+        self._taken = 0
+        self.lost = 0
+        """How many were overwritten before they were taken."""
+
+    def take(self) -> NDArray[np.void]:
+        """Return the events since the last call, in order: (events,) of EVENT."""
+        stop = max(self._count(), self._taken)
+        start = max(self._taken, stop - len(self._ring))
+        self.lost += start - self._taken
+        self._taken = stop
+        return self._ring[np.arange(start, stop) % len(self._ring)]
 
 
 def untouched_pages(shape: tuple[int, ...]) -> Array:
@@ -446,6 +499,10 @@ def declare(library: ctypes.CDLL) -> None:
         "es_survey": (None, [pointer, ctypes.c_char_p, size]),
         "es_capture": (None, [pointer, integer, pointer, integer]),
         "es_captured": (integer, [pointer, integer]),
+        "es_now": (ctypes.c_int64, []),
+        "es_time_ns": (ctypes.c_int64, [pointer]),
+        "es_trace": (None, [pointer, pointer, size, ctypes.POINTER(ctypes.c_char_p)]),
+        "es_traced": (ctypes.c_int64, [pointer]),
         **{f"es_sizeof_{name}": (size, []) for name in STRUCT_BYTES},
     }
     for name, (result, arguments) in signatures.items():

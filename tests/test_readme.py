@@ -41,9 +41,15 @@ def parse(line: str) -> None:
     """Parse a command line without running it. Raises KeyError for an unknown command, else the parser's UsageError."""
     command: Any = typer.main.get_command(app)
     arguments = shlex.split(line)
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and not is_command(command, arguments):
         command = command.commands[arguments.pop(0)]
     command.make_context(command.name, arguments)
+
+
+def is_command(group: Any, arguments: list[str]) -> bool:
+    """Whether the first word is an argument of the group itself, as in `profile MODEL`, and names no subcommand."""
+    takes_arguments = any(each.param_type_name == "argument" for each in group.params)
+    return takes_arguments and arguments[0] not in group.commands
 
 
 @pytest.mark.parametrize(("page", "line"), commands("edgesteer"))

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgesteer import __version__
-from edgesteer.cli import chat, demo, export, generate, inspect, models, serve
+from edgesteer.cli import chat, demo, export, generate, inspect, models, profile, serve
 from edgesteer.errors import EdgeSteerError, SafeRangeWarning
 
 INTERRUPTED = 130
@@ -33,6 +33,7 @@ app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(serve.serve)
 app.command()(demo.demo)
+app.add_typer(profile.app, name="profile")
 app.add_typer(models.app, name="models")
 
 

@@ -98,9 +98,10 @@ def _mean(values: Sequence[float]) -> float:
 class Bars:
     """The exporter's Progress: a bar a stage with the time left in a terminal, a line a stage in a pipe."""
 
-    def __init__(self, progress: Progress | None, quiet: bool) -> None:
+    def __init__(self, progress: Progress | None, quiet: bool, *, animated: bool = True) -> None:
         self._progress = progress
         self._quiet = quiet
+        self._animated = animated
 
     def stage(self, name: str, total: int) -> Callable[[], None]:
         if self._progress is None:
@@ -108,12 +109,14 @@ class Bars:
                 print(f"{name} ({total} steps)", file=sys.stderr, flush=True)
             return lambda: None
         progress, task = self._progress, self._progress.add_task(name, total=total)
-        return lambda: progress.advance(task)
+        if not self._animated:
+            progress.refresh()
+        return lambda: progress.update(task, advance=1, refresh=not self._animated)
 
 
 @contextmanager
-def progress_bars(*, quiet: bool = False) -> Iterator[Bars]:
-    """Draw the exporter's stages on stderr for the time of the body."""
+def progress_bars(*, quiet: bool = False, animated: bool = True) -> Iterator[Bars]:
+    """Draw stages on stderr for the time of the body. animated: several times a second, else after each step only."""
     target = console(sys.stderr)
     if quiet or not target.is_terminal:
         yield Bars(None, quiet)
@@ -126,5 +129,5 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Bars]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=target) as progress:
-        yield Bars(progress, quiet)
+    with Progress(*columns, console=target, auto_refresh=animated) as progress:
+        yield Bars(progress, quiet, animated=animated)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,6 +72,21 @@ def test_progress_in_a_terminal_draws_a_bar_that_counts(
     assert shown.out == ""
     assert "Jacobians" in shown.err
     assert "2/2" in shown.err
+
+
+def test_still_progress_is_drawn_at_each_step_and_never_between(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bars(animated=False) as progress:
+        threads = threading.active_count()
+        advance = progress.stage("rounds", 2)
+        assert "0/2" in capsys.readouterr().err
+        advance()
+        assert "1/2" in capsys.readouterr().err
+    with progress_bars() as progress:
+        assert threading.active_count() == threads + 1  # that draws
 
 
 def test_progress_lets_errors_through() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,9 +15,9 @@ import pytest
 from edgesteer.controller import Array, Controller
 from edgesteer.errors import EngineError, ModelError
 from edgesteer.runtime import hook as hook_module
-from edgesteer.runtime.engine import Commands, Engine, default_threads
+from edgesteer.runtime.engine import CACHE_TYPES, Commands, Engine, default_threads, ggml_type
 from edgesteer.runtime.hook import COMMAND, MEASURE, SENSE, STEER, phi_code
-from edgesteer.runtime.model import LlamaModel
+from edgesteer.runtime.model import LlamaModel, recorded_log
 
 TOKENS = [*range(40, 50), *range(222, 212, -1), *range(90, 110, 2)]
 """30 ids that every vocabulary here has."""
@@ -226,6 +227,19 @@ def test_logits_of_a_row_without_output_are_an_error(small: Engine) -> None:
         small.logits(0)
 
 
+def test_a_timed_engine_measures_the_hook_s_work_also_after_an_exchange(
+    tiny_llama: LlamaModel, controller: Controller
+) -> None:
+    with Engine(tiny_llama, timed=True, reloadable=True, threads=1) as engine:
+        engine.decode([9], [0], [True])
+        assert engine.hook is not None
+        assert engine.hook.time_ns() == 0
+        engine.set_controllers([controller])
+        began = engine.hook.now_ns()
+        engine.decode([9], [1], [True], steering(engine, 1))
+        assert 0 < engine.hook.time_ns() < engine.hook.now_ns() - began
+
+
 def test_model_without_block_outputs_is_refused_with_the_names_seen(
     tiny_llama: LlamaModel, controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,3 +280,30 @@ def test_threads_are_the_cores_up_to_7_and_half_of_more(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     assert default_threads() == threads
+
+
+# ---- cache types ----
+
+
+@pytest.mark.parametrize("cache_type", CACHE_TYPES)
+def test_cache_types_have_ggmls_numbers(cache_type: str) -> None:
+    name = ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_int)(("ggml_type_name", hook_module.load_ggml()))
+    assert name(ggml_type(cache_type)) == cache_type.encode()
+
+
+def test_unknown_cache_type_is_refused(tiny_llama: LlamaModel) -> None:
+    with pytest.raises(EngineError, match=r"unknown cache type; expected f32 or .*; found q3"):
+        Engine(tiny_llama, cache_type_k="q3")
+
+
+def test_cache_type_that_does_not_fit_the_model_is_refused(tiny_llama: LlamaModel) -> None:
+    """Its heads have 8 numbers, a block of q8_0 has 32."""
+    with pytest.raises(EngineError, match="cannot make a context"):
+        Engine(tiny_llama, cache_type_k="q8_0", cache_type_v="q8_0")
+
+
+def test_keys_and_values_have_types_of_their_own(tiny_llama: LlamaModel) -> None:
+    with recorded_log() as log, Engine(tiny_llama, context_tokens=256, cache_type_k="f32", cache_type_v="bf16"):
+        (line,) = [line for line in log if "K (" in line]
+    assert "K (f32)" in line
+    assert "V (bf16)" in line

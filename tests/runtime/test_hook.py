@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -708,6 +709,160 @@ def test_a_capture_of_no_rows_ends_it(make: MakeSetup) -> None:
 def test_a_boundary_outside_the_model_is_refused(make: MakeSetup, boundary: int) -> None:
     with pytest.raises(ValueError, match="boundary must be 0 to 12"):
         make([]).hook.capture(boundary, 1)
+
+
+# ---- timing and tracing ----
+
+COPY_NS = 2_000_000
+LABELS = ("l_out", "inp_scaled")
+
+
+@pytest.fixture
+def slow_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a row from a device takes COPY_NS at least."""
+    read = FakeGgml.read
+
+    def slow(self: FakeGgml, *arguments: int) -> None:
+        time.sleep(COPY_NS / 1e9)
+        read(self, *arguments)
+
+    monkeypatch.setattr(FakeGgml, "read", slow)
+
+
+def steered(setup: Setup, oracle: ModuleType, rows: int = 1) -> list[Array]:
+    return setup.run([[oracle.Demand("steer", Command(1.0, 1.0, "hold"))]] * rows)
+
+
+@pytest.mark.usefixtures("slow_copies")
+def test_a_timed_hook_says_how_long_it_worked_since_the_plan(make: MakeSetup, oracle: ModuleType) -> None:
+    setup = make([controller(blocks=[4], sensor_block=None)], is_host=False, timed=True)
+    for rows in (3, 1):
+        began = setup.hook.now_ns()
+        steered(setup, oracle, rows)
+        assert rows * COPY_NS <= setup.hook.time_ns() <= setup.hook.now_ns() - began
+
+
+def test_a_plan_forgets_the_hook_s_time(make: MakeSetup, oracle: ModuleType) -> None:
+    setup = make([controller()], timed=True)
+    steered(setup, oracle)
+    setup.hook.plan(np.zeros((1, 1), COMMAND), np.ones(1, bool))
+    assert setup.hook.time_ns() == 0
+
+
+def test_a_hook_that_is_not_timed_counts_nothing(make: MakeSetup, oracle: ModuleType) -> None:
+    setup = make([controller()])
+    steered(setup, oracle)
+    assert setup.hook.time_ns() == 0
+
+
+@pytest.mark.parametrize("labels", [LABELS, None], ids=["labels", "every node"])
+def test_timing_and_tracing_change_no_bit(
+    make: MakeSetup, oracle: ModuleType, labels: tuple[str, ...] | None
+) -> None:
+    plain, traced = make([controller()]), make([controller()], timed=True)
+    with traced.hook.trace(labels):
+        assert_equal_bits(steered(traced, oracle, ROWS), steered(plain, oracle, ROWS))
+    assert np.array_equal(traced.hook.control, plain.hook.control, equal_nan=True)
+
+
+def test_a_trace_notes_the_nodes_of_its_labels_in_order(make: MakeSetup, oracle: ModuleType) -> None:
+    setup = make([controller(blocks=[4], sensor_block=None)])
+    with setup.hook.trace(LABELS) as ring:
+        steered(setup, oracle)
+        nodes = ring.take()["node"].tolist()
+    blocks = [f"l_out-{b}".encode() for b in range(N_BLOCKS)]
+    assert nodes == [b"inp_scaled", *blocks, b"l_out", f"l_out-{N_BLOCKS}".encode()]
+
+
+def test_a_trace_without_labels_notes_every_node(make: MakeSetup) -> None:
+    setup = make([])
+    with setup.hook.trace(None) as ring:
+        setup.unhooked()
+        nodes = ring.take()["node"].tolist()
+    assert len(nodes) == 2 + 2 * N_BLOCKS + len(ODD_NAMES)
+    assert nodes[:4] == [b"embd", b"inp_scaled", b"ffn_out-0", b"l_out-0"]
+
+
+def test_the_times_of_a_trace_follow_one_another(make: MakeSetup, oracle: ModuleType) -> None:
+    setup = make([controller()])
+    began = setup.hook.now_ns()
+    with setup.hook.trace(LABELS) as ring:
+        for _ in range(2):
+            steered(setup, oracle)
+        events = ring.take()
+    times = [began, *(t for e in events for t in (e["asked"], e["computed"], e["done"])), setup.hook.now_ns()]
+    assert times == sorted(times)
+
+
+@pytest.mark.usefixtures("slow_copies")
+def test_an_event_tells_the_hook_s_work_apart(make: MakeSetup, oracle: ModuleType) -> None:
+    setup = make([controller(blocks=[4], sensor_block=None)], is_host=False, timed=True)
+    with setup.hook.trace(LABELS) as ring:
+        steered(setup, oracle)
+        events = {each["node"]: int(each["done"] - each["computed"]) for each in ring.take()}
+    assert COPY_NS <= events.pop(b"l_out-4") <= setup.hook.time_ns()
+    assert sum(events.values()) <= setup.hook.time_ns() - COPY_NS
+
+
+def test_a_stretch_begins_at_the_first_node_asked_about(make: MakeSetup) -> None:
+    setup = make([])
+    with setup.hook.trace(LABELS) as ring:
+        setup.model.show(setup.hook, "ffn_out-0", embedding_of(1))
+        between = setup.hook.now_ns()
+        setup.model.show(setup.hook, "l_out-0", embedding_of(1))
+        assert ring.take()["asked"].item() <= between
+
+
+def test_a_stretch_does_not_reach_over_a_plan(make: MakeSetup) -> None:
+    setup = make([])
+    with setup.hook.trace(LABELS) as ring:
+        setup.model.show(setup.hook, "result_norm", embedding_of(1))
+        between = setup.hook.now_ns()
+        setup.hook.plan(np.zeros((1, 0), COMMAND), np.ones(1, bool))
+        setup.model.show(setup.hook, "l_out-0", embedding_of(1))
+        assert ring.take()["asked"].item() >= between
+
+
+def test_events_are_taken_once(make: MakeSetup) -> None:
+    setup = make([])
+    with setup.hook.trace(["l_out-0"]) as ring:
+        setup.unhooked()
+        assert len(ring.take()) == 1
+        assert len(ring.take()) == 0
+        setup.unhooked()
+        assert ring.take()["node"].tolist() == [b"l_out-0"]
+
+
+def test_a_full_ring_keeps_the_newest_events_and_counts_the_lost(make: MakeSetup) -> None:
+    setup = make([])
+    with setup.hook.trace(LABELS, size=4) as ring:
+        setup.unhooked()
+        assert ring.take()["node"].tolist()[-2:] == [b"l_out", f"l_out-{N_BLOCKS}".encode()]
+    assert ring.lost == 1 + N_BLOCKS + 2 - 4
+
+
+def test_the_longest_name_that_ggml_knows_is_noted_whole(make: MakeSetup) -> None:
+    setup = make([])
+    setup.model.renamed["l_out-0"] = "x" * 63
+    with setup.hook.trace(None) as ring:
+        setup.model.show(setup.hook, "l_out-0", embedding_of(1))
+        assert ring.take()["node"].tolist() == [b"x" * 63]
+
+
+def test_only_the_hook_s_nodes_are_asked_for_after_a_trace(make: MakeSetup, oracle: ModuleType) -> None:
+    setup = make([controller(blocks=[4], sensor_block=None)])
+    with setup.hook.trace(LABELS) as ring:
+        pass
+    steered(setup, oracle)
+    assert setup.model.asked == ["l_out-4"]
+    assert len(ring.take()) == 0
+
+
+def test_a_trace_may_outlive_its_hook(make: MakeSetup) -> None:
+    setup = make([])
+    with setup.hook.trace(LABELS) as ring:
+        setup.hook.close()
+        assert len(ring.take()) == 0
 
 
 # ---- life, library and the real ggml ----
