@@ -5,6 +5,7 @@ torch, transformers and llama.cpp are imported by the fixtures that need them, s
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Warnings are errors, but for those that a dependency causes by itself."""
+    """Warnings are errors, but for those that a dependency causes by itself. Ctrl-C works in what tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to a job in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("filterwarnings", "ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
 

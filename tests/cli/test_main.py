@@ -17,7 +17,10 @@ from edgesteer import cli
 from edgesteer.errors import EdgeSteerError, SafeRangeWarning
 
 HEAVY = ("torch", "transformers", "llama_cpp", "matplotlib")
-COMMANDS = ("export", "inspect", "generate", "demo", "models", "models list", "models path")
+COMMANDS = (
+    "export", "inspect", "generate", "chat", "serve", "profile", "profile compare", "demo", "models", "models list",
+    "models path",
+)  # fmt: skip
 
 
 def fail_with(error: BaseException) -> Callable[..., None]:

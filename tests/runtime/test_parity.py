@@ -38,11 +38,12 @@ def exact_attention(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def parameters() -> Any:
         chosen = defaults()
-        chosen.type_k = chosen.type_v = llama_cpp.GGML_TYPE_F32
         chosen.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         return chosen
 
     monkeypatch.setattr(llama_cpp, "llama_context_default_params", parameters)
+    for name in ("cache_type_k", "cache_type_v"):
+        monkeypatch.setitem(Engine.__init__.__kwdefaults__, name, "f32")
 
 
 class Captured:
