@@ -573,10 +573,7 @@ def test_compare_asks_twice_at_the_same_time_with_one_seed(visit: Opener, site: 
     page.set(temperature=0.7, max_tokens=200)
     page.ask(site.prompt)
     expect(page.answers).to_have_count(2)
-    for _ in range(100):  # the browser tells of the end a little later than it shows it
-        if len(events) < 4:
-            page.page.wait_for_timeout(50)
-    assert events == ["request", "request", "requestfinished", "requestfinished"]
+    assert events[:2] == ["request", "request"]  # both are asked before either has ended
     steered, plain = page.asked
     assert steered["steering"] == {"warm": 0.5}
     assert plain == {**steered, "steering": {}}
