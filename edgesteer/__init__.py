@@ -16,11 +16,13 @@ from edgesteer.errors import (
     EdgeSteerError,
     EngineError,
     FingerprintError,
+    JudgeError,
     MissingExtraError,
     ModelError,
     SafeRangeWarning,
     SidecarError,
     SteeringError,
+    SuiteError,
 )
 from edgesteer.sidecar import Sidecar, read_sidecar, write_sidecar
 
@@ -34,12 +36,14 @@ __all__ = [
     "EdgeSteerError",
     "EngineError",
     "FingerprintError",
+    "JudgeError",
     "MissingExtraError",
     "ModelError",
     "SafeRangeWarning",
     "Sidecar",
     "SidecarError",
     "SteeringError",
+    "SuiteError",
     "__version__",
     "load_concept",
     "read_sidecar",

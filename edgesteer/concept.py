@@ -52,14 +52,21 @@ class ConceptSet:
     negative_examples: tuple[Example, ...]
     sha256: str
     """Of the names and examples, not of the file: comments and layout do not change it."""
+    one_way: bool = False
+    """Whether to steer towards the positive pole only, because the other one is worth avoiding."""
+
+
+NAMES = ("name", "positive", "negative")
+"""What every concept file begins with."""
 
 
 class Header(NamedTuple):
-    """The three names that every concept file begins with."""
+    """What a concept file says of the concept itself."""
 
     name: str
     positive: str
     negative: str
+    one_way: bool = False
 
     @property
     def poles(self) -> tuple[tuple[str, str], ...]:
@@ -94,7 +101,9 @@ def load_concept(path: Path) -> ConceptSet:
     check_no_repeats(entries)
     positive = pole_examples(header.positive, entries, path)
     negative = pole_examples(header.negative, entries, path)
-    return ConceptSet(*header, positive, negative, digest(header, positive, negative))
+    return ConceptSet(
+        *header[:3], positive, negative, digest(header, positive, negative), one_way=header.one_way
+    )
 
 
 def load_neutral(path: Path | None = None) -> tuple[Example, ...]:
@@ -132,7 +141,7 @@ def resolve_concept(name_or_path: str) -> Path:
 def parse_toml(text: str, where: str) -> tuple[Header, list[Entry]]:
     """Read the header and all three forms of a TOML concept."""
     document = as_table(
-        decode_toml(text, where), where, required=Header._fields, optional=("pairs", "lists", "template")
+        decode_toml(text, where), where, required=NAMES, optional=("one_way", "pairs", "lists", "template")
     )
     header = as_header(document, where)
     entries = [
@@ -150,7 +159,7 @@ def parse_jsonl(text: str, where: str) -> tuple[Header, list[Entry]]:
     if not lines:
         raise ConceptError("the file is empty", where=where, expected="a first line with name, positive and negative")
     place, first = lines[0]
-    header = as_header(as_table(decode_json(first, place), place, required=Header._fields), place)
+    header = as_header(as_table(decode_json(first, place), place, required=NAMES, optional=("one_way",)), place)
     entries = []
     for place, line in lines[1:]:
         table = as_table(
@@ -254,7 +263,7 @@ def check_no_repeats(entries: Iterable[Entry]) -> None:
 def digest(header: Header, positive: tuple[Example, ...], negative: tuple[Example, ...]) -> str:
     """SHA-256 over canonical JSON of the names and examples."""
     content = {
-        **header._asdict(),
+        **{name: getattr(header, name) for name in NAMES},
         "positive_examples": [asdict(example) for example in positive],
         "negative_examples": [asdict(example) for example in negative],
     }
@@ -314,7 +323,11 @@ def present_texts(table: dict[str, Any], keys: Iterable[str], where: str) -> dic
 
 
 def as_header(table: dict[str, Any], where: str) -> Header:
-    header = Header(*(as_text(table[key], key, where) for key in Header._fields))
+    one_way = table.get("one_way", False)
+    if not isinstance(one_way, bool):
+        raise ConceptError("one_way is not true or false", where=where, found=repr(one_way))
+    name, positive, negative = (as_text(table[key], key, where) for key in NAMES)
+    header = Header(name, positive, negative, one_way)
     if header.positive == header.negative:
         raise ConceptError("the two poles have the same name", where=where, found=header.positive)
     return header

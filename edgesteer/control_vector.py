@@ -69,15 +69,23 @@ def export_control_vector(path: str | os.PathLike[str], controller: Controller) 
         direction_i = (rest_i + scale * span_i - y_i) * gain_i
 
     y_i is the mean of the measurement over neutral text where the statistics have it, which is at the blocks'
-    outputs (law `lqr`). Law `add` measures nothing, so y_i = 0 is exact; `a-lqr` measures the blocks' inputs,
-    of which there are no statistics, so y_i = 0 is an approximation.
+    outputs (law `lqr`). Law `add` measures nothing, so y_i = 0 is exact; `a-lqr` and `pid` measure the blocks' inputs,
+    of which there are no statistics, so y_i = 0 is an approximation. `pid` couples these directions over the blocks.
 
     A control vector cannot hold block 0: a controller that steers it too loses that part.
 
-    Raises SidecarError when block 0 is all that is steered, EdgeSteerError when the file cannot be written.
+    Raises SidecarError when block 0 is all that is steered or the law adds nothing that is the same for every text
+    (`ablate`, `rotate`), EdgeSteerError when the file cannot be written.
     """
+    if controller.law in ("ablate", "rotate"):
+        raise SidecarError(
+            "has no control vector",
+            where=controller.name,
+            expected="a law that adds something constant to neutral text",
+            found=controller.law,
+        )
     setpoint = controller.rest + np.float32(controller.scale) * controller.span
-    directions = (setpoint - _neutral_measurement(controller))[:, None] * controller.gain
+    directions = controller.coupling @ ((setpoint - _neutral_measurement(controller))[:, None] * controller.gain)
     tensors = {
         f"direction.{block}": direction.astype(np.float32)
         for block, direction in zip(controller.blocks, directions, strict=True)

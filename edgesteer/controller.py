@@ -9,8 +9,13 @@ Every law is one shape. At a steered block i, for one token whose residual strea
     control_i = effort * phi(error_i)
     x        <- x + control_i * gain_i
 
-where x_read is the block's output (`lqr`) or its input (`a-lqr`), probe_i is absent for `add` (then the measurement
-is 0), and phi is the identity (hold), max(0, .) (floor) or min(0, .) (ceiling).
+where x_read is the block's output, or its input (`a-lqr`, `pid`), probe_i is absent for `add` (then the measurement
+is 0), and phi is the identity (hold), max(0, .) (floor) or min(0, .) (ceiling). Two laws write more than that:
+
+    pid      x <- x + sum over j <= i of coupling_ij control_j gain_j: over the blocks that this token went through
+    rotate   x is turned by effort * (rest_i + level * span_i) radians in the plane of two unit axes, gain_i = probe_i
+             and axis_i, towards +gain_i or, if that is negative, -gain_i, and no further than the pole. The length of x
+             stays. control_i is how far x moved along gain_i
 
 This file knows no torch, no llama.cpp and no files.
 """
@@ -27,8 +32,9 @@ from edgesteer.errors import SidecarError, SteeringError
 
 Array = NDArray[np.float32]
 
-LAWS = ("lqr", "a-lqr", "add")
+LAWS = ("lqr", "a-lqr", "add", "ablate", "pid", "rotate")
 MODES = ("one-sided", "hold", "floor", "ceiling")
+UNIT_TOLERANCE = 1e-4
 FADE_IN = 0.25
 """Strength from which `lqr` works at full effort; see Controller.command."""
 
@@ -61,6 +67,12 @@ class Sensor:
     """Mean alpha over the words of neutral prompts."""
     position_mean: Array
     """(positions,) mean alpha of neutral text by position in the generated text; the last entry holds from there on."""
+    slope: float = 1.0
+    """Effort per shortfall: it is full while 1 / slope of the target is missing, and less from there on."""
+    fade_tokens: float = 0.0
+    """Tokens of full effort that empty the reserve which every effort draws on; 0: it never empties."""
+    recovery_tokens: float = 100.0
+    """Time constant with which the reserve fills again."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,47 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """How far from its setpoint alpha may be after control, where control acted; `edgesteer certify` measures it.
+
+    Arrays are (2, efforts, m): towards the positive and the negative pole, at each effort, at each steered block.
+    """
+
+    level: float
+    """Covers setpoints from -level to level."""
+    mode: str
+    """The mode that it covers."""
+    risk: float
+    """Share of a text's tokens that may exceed the bound, on average over texts like those it was measured on."""
+    texts: int
+    """How many those were."""
+    effort: Array
+    """(efforts,) ascending from 0, where nothing is steered."""
+    bound: Array
+    """From linearization residuals, whatever their signs; in units of alpha."""
+    measured: Array
+    """The same quantile of the errors that were measured on those texts."""
+
+    def covers(self, command: Command) -> bool:
+        return abs(command.level) <= self.level * 1.0001 and command.mode == sided(self.mode, command.level)
+
+    def at(self, level: float, effort: float) -> Array:
+        """Return the bound at each steered block, (m,): of the next lower effort in the table, which is no lower."""
+        row = int(np.searchsorted(self.effort, np.float32(effort), side="right")) - 1
+        bound: Array = self.bound[0 if level > 0 else 1, max(row, 0)]
+        return bound
+
+
+@dataclass(frozen=True)
+class Pid:
+    """Factors of law `pid`: on a block's error, on its sum over the blocks so far, on its change since the last."""
+
+    proportional: float
+    integral: float
+    derivative: float
+
+
+@dataclass(frozen=True)
 class Controller:
     """The feedback law of one concept for one model: m steered blocks of a residual stream of some width.
 
@@ -101,7 +154,7 @@ class Controller:
 
     name: str
     positive: str
-    """Name of the pole that positive strengths steer towards."""
+    """Name of the pole that positive strengths steer towards; those of `ablate` remove what sets the poles apart."""
     negative: str
     law: str
     n_blocks: int
@@ -122,10 +175,15 @@ class Controller:
     mode: str = "one-sided"
     default_strength: float = 1.0
     safe_range: tuple[float, float] = (-1.0, 1.0)
+    """Strengths beyond it break text. One that begins at 0 says that the controller steers one way only."""
     sensor: Sensor | None = None
     statistics: Statistics | None = None
     provenance: Provenance = field(default_factory=Provenance)
-    tracking_error_bound: float | None = None
+    certificate: Certificate | None = None
+    axis: Array | None = None
+    """(m, width) the second axis of the planes of `rotate`; None for the other laws."""
+    pid: Pid | None = None
+    """None but for `pid`."""
 
     @property
     def width(self) -> int:
@@ -134,7 +192,20 @@ class Controller:
     @property
     def reads_block_input(self) -> bool:
         """True when the law measures the block's input (boundary i), False for its output (boundary i+1)."""
-        return self.law == "a-lqr"
+        return self.law in ("a-lqr", "pid")
+
+    @property
+    def coupling(self) -> NDArray[np.float64]:
+        """(m, m) lower triangular: the i-th steered block writes the sum over j of coupling_ij control_j gain_j."""
+        unit = np.eye(len(self.blocks))
+        if self.pid is None:
+            return unit
+        last = np.eye(len(self.blocks), k=-1)
+        sums = np.tri(len(self.blocks))
+        coupling: NDArray[np.float64] = (
+            self.pid.proportional * unit + self.pid.integral * sums + self.pid.derivative * (unit - last)
+        )
+        return coupling
 
     def __post_init__(self) -> None:
         require(self.law in LAWS, self.name, "unknown law", expected=" or ".join(LAWS), found=self.law)
@@ -154,15 +225,7 @@ class Controller:
         check_tensor(self.gain, (m, width), f"{self.name}.gain")
         for name in ("offset", "rest", "span"):
             check_tensor(getattr(self, name), (m,), f"{self.name}.{name}")
-        require(
-            (self.probe is None) == (self.law == "add"),
-            self.name,
-            "probe does not fit the law",
-            expected="a probe for every law but add",
-            found=f"law {self.law}",
-        )
-        if self.probe is not None:
-            check_tensor(self.probe, (m, width), f"{self.name}.probe")
+        self._check_law()
         if self.sensor is not None:
             check_tensor(self.sensor.probe, (width,), f"{self.name}.sensor.probe")
             check_tensor(self.sensor.push, (m,), f"{self.name}.sensor.push")
@@ -185,9 +248,19 @@ class Controller:
                 expected="memory_tokens of at least 1, and a neutral value of some position",
                 found=f"{self.sensor.memory_tokens:g} and {len(self.sensor.position_mean)} values",
             )
+            fade, recovery = self.sensor.fade_tokens, self.sensor.recovery_tokens
+            require(
+                self.sensor.slope > 0 and (fade == 0 or fade >= 1) and recovery >= 1,
+                self.name,
+                "sensor gives no effort",
+                expected="slope above 0, fade_tokens 0 or at least 1, recovery_tokens at least 1",
+                found=f"{self.sensor.slope:g}, {fade:g} and {recovery:g}",
+            )
         if self.statistics is not None:
             for f in fields(Statistics):
                 check_tensor(getattr(self.statistics, f.name), (self.n_blocks,), f"{self.name}.statistics.{f.name}")
+        if self.certificate is not None:
+            check_certificate(self.certificate, m, f"{self.name}.certificate")
         low, high = self.safe_range
         require(
             low <= 0 <= high,
@@ -197,11 +270,45 @@ class Controller:
             found=self.safe_range,
         )
 
+    def _check_law(self) -> None:
+        for name, given, laws in (
+            ("probe", self.probe, [law for law in LAWS if law != "add"]),
+            ("axis", self.axis, ["rotate"]),
+            ("pid", self.pid, ["pid"]),
+        ):
+            require(
+                (given is not None) == (self.law in laws),
+                self.name,
+                f"{name} does not fit the law",
+                expected=f"one for {', '.join(laws)} only",
+                found=f"law {self.law}",
+            )
+        for name, tensor in (("probe", self.probe), ("axis", self.axis)):
+            if tensor is not None:
+                check_tensor(tensor, self.gain.shape, f"{self.name}.{name}")
+        if self.law in ("ablate", "rotate"):
+            self._check_unit_vectors()
+
+    def _check_unit_vectors(self) -> None:
+        vectors = [self.gain] if self.axis is None else [self.gain, self.axis]
+        products = np.einsum("amn,bmn->mab", vectors, vectors)
+        zeros = [self.offset] if self.law == "rotate" else [self.offset, self.rest, self.span]
+        require(
+            np.allclose(products, np.eye(len(vectors)), atol=UNIT_TOLERANCE)
+            and bool(np.all(self.probe == self.gain))
+            and not np.any(zeros),
+            self.name,
+            "vectors do not fit the law",
+            expected="gain (and axis) orthogonal and of length 1, probe = gain, offset = 0, for ablate rest = span = 0",
+        )
+
     def command(self, strength: float, mode: str | None = None) -> Command:
         """Turn the dial's position into the law's scalars: 0 is off, 1 the calibrated setting, -1 its mirror.
 
         The setpoint moves linearly with the strength. `lqr` holds even at the setpoint of strength 0, so there the
-        effort fades in over the first FADE_IN of the dial, which then has no step at 0.
+        effort fades in over the first FADE_IN of the dial, which then has no step at 0. `ablate` has no setpoint: the
+        strength is the share that is removed, from 0 to 1. Raises SteeringError for a strength or a mode that the
+        controller does not have.
         """
         if not np.isfinite(strength):
             raise SteeringError(
@@ -210,15 +317,43 @@ class Controller:
                 found=strength,
                 remedy="Give a number such as 0.8.",
             )
+        if strength < 0 == self.safe_range[0]:
+            raise SteeringError(
+                f"this controller steers towards {self.positive} only",
+                where=self.name,
+                expected="a strength of 0 or more",
+                found=strength,
+            )
         chosen = mode or self.mode
         if chosen not in MODES:
             raise SteeringError("unknown mode", where=self.name, expected=" or ".join(MODES), found=chosen)
-        if self.law == "add":
-            chosen = "hold"  # nothing is measured, so there is no side to restrict
-        if chosen == "one-sided":
-            chosen = "floor" if strength > 0 else "ceiling"
-        effort = min(1.0, abs(strength) / FADE_IN) if self.law == "lqr" else float(strength != 0)
+        if self.law in ("add", "ablate", "rotate"):
+            chosen = "hold"  # there is no setpoint, so no side of it to restrict
+        chosen = sided(chosen, strength)
+        efforts = {"lqr": min(1.0, abs(strength) / FADE_IN), "ablate": min(1.0, max(0.0, strength))}
+        effort = efforts.get(self.law, float(strength != 0))
         return Command(level=strength * self.scale, effort=effort, mode=chosen)
+
+
+def sided(mode: str, strength: float) -> str:
+    """Return hold, floor or ceiling: the side that one-sided means at this sign of the strength."""
+    return mode if mode != "one-sided" else "floor" if strength > 0 else "ceiling"
+
+
+def check_certificate(certificate: Certificate, n_steered: int, where: str) -> None:
+    """Raise SidecarError unless the table has a bound for every pole, effort and steered block."""
+    efforts = len(certificate.effort)
+    check_tensor(certificate.effort, (efforts,), f"{where}.effort")
+    for name in ("bound", "measured"):
+        check_tensor(getattr(certificate, name), (2, efforts, n_steered), f"{where}.{name}")
+    require(certificate.mode in MODES, where, "unknown mode", expected=" or ".join(MODES), found=certificate.mode)
+    require(
+        efforts > 0 and certificate.effort[0] == 0 and bool(np.all(np.diff(certificate.effort) > 0)),
+        where,
+        "efforts are wrong",
+        expected="ascending from 0",
+        found=certificate.effort.tolist(),
+    )
 
 
 def require(condition: bool, where: str, what: str, **details: Any) -> None:

@@ -2,6 +2,8 @@
 
 EdgeSteerError
 |- ConceptError        a contrast set that cannot be used
+|- SuiteError          a suite of prompts and judges that cannot be used
+|- JudgeError          labelled texts or a judge's file that cannot be used
 |- SidecarError        a file that is not a valid sidecar
 |  `- FingerprintError a valid sidecar of another model
 |- ModelError          a base model that cannot be found, read or steered
@@ -37,6 +39,14 @@ class EdgeSteerError(Exception):
 
 class ConceptError(EdgeSteerError):
     """A contrast set lacks a pole, holds an empty or repeated text, or cannot be parsed."""
+
+
+class SuiteError(EdgeSteerError):
+    """A suite is missing or cannot be parsed, or a judge or file that it names cannot be used."""
+
+
+class JudgeError(EdgeSteerError):
+    """Labelled texts cannot be read or are too few, or a file is no head of this sentence encoder."""
 
 
 class SidecarError(EdgeSteerError):

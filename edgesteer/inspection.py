@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgesteer.controller import Controller, Sensor, Statistics
+from edgesteer.controller import Certificate, Controller, Sensor, Statistics
 from edgesteer.steering_file import SteeringFile
 
 
@@ -38,7 +38,7 @@ def describe_controller(controller: Controller) -> dict[str, Any]:
         "default_strength": controller.default_strength,
         "safe_range": list(controller.safe_range),
         "scale": controller.scale,
-        "tracking_error_bound": controller.tracking_error_bound,
+        "certificate": None if controller.certificate is None else describe_certificate(controller.certificate),
         "sensor": None if controller.sensor is None else describe_sensor(controller.sensor),
         "provenance": asdict(controller.provenance),
         "block_rows": [describe_block(controller, block) for block in range(controller.n_blocks)],
@@ -50,10 +50,18 @@ def describe_sensor(sensor: Sensor) -> dict[str, Any]:
         "block": sensor.block,
         "target": sensor.target,
         "memory_tokens": sensor.memory_tokens,
+        "slope": sensor.slope,
+        "fade_tokens": sensor.fade_tokens,
+        "recovery_tokens": sensor.recovery_tokens,
         "prompt_mean": sensor.prompt_mean,
         "position_mean": sensor.position_mean.tolist(),
         "push": sensor.push.tolist(),
     }
+
+
+def describe_certificate(certificate: Certificate) -> dict[str, Any]:
+    """Return the bound and the measured error by pole, effort and steered block."""
+    return {each.name: np.asarray(getattr(certificate, each.name)).tolist() for each in fields(Certificate)}
 
 
 def describe_block(controller: Controller, block: int) -> dict[str, Any]:

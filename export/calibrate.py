@@ -127,10 +127,11 @@ def make_sensor(
     neutral_prompts: Activations,
     w: Float,
     block: int,
-    n_actuators: int,
-    memory_tokens: float,
 ) -> Sensor:
-    """Return the sensor at one block's output, with its neutral readings; its push is not calibrated yet."""
+    """Return the sensor at one block's output, with its neutral readings, for a controller that steers nothing yet.
+
+    Its loop is the plainest: one class distance is the target, and the mean is the last reading.
+    """
     boundary = block + 1
     probe = w[boundary]
     offset = float(classes.negative_mean[boundary] @ probe)
@@ -147,8 +148,8 @@ def make_sensor(
         probe=probe.astype(np.float32),
         offset=offset,
         target=CLASS_DISTANCE,
-        memory_tokens=memory_tokens,
-        push=np.zeros(n_actuators, dtype=np.float32),
+        memory_tokens=1.0,
+        push=np.zeros(0, dtype=np.float32),
         prompt_mean=float(prompt_alpha.mean() if len(prompt_alpha) else settled.mean()),
         position_mean=np.array([readings.mean() for readings in (*by_position, settled)], dtype=np.float32),
     )
@@ -157,7 +158,8 @@ def make_sensor(
 def predicted_push(controller: Controller, jacobians: Array) -> Float:
     """Return the push of each steered block at the sensor that the linear model predicts: (m,).
 
-    One unit of control at block i adds gain_i there, and w' A_s ... A_{i+1} gain_i at the output of sensor block s.
+    One unit of control at block i adds gain_i there, and w' A_s ... A_{i+1} gain_i at the output of sensor block s; for
+    `pid`, coupling_ji gain_i at each block j from there on. What `rotate` adds along its second axis is left out.
     """
     sensor = controller.sensor
     assert sensor is not None
@@ -166,8 +168,14 @@ def predicted_push(controller: Controller, jacobians: Array) -> Float:
     for block in range(sensor.block, 0, -1):
         row = row @ jacobians[block]  # the sensor's reading as a function of the output of block - 1
         sensitivity[block - 1] = row
-    zero = np.zeros(controller.width)
-    return np.array([sensitivity.get(b, zero) @ g for b, g in zip(controller.blocks, controller.gain, strict=True)])
+    blocks, gain, coupling = controller.blocks, controller.gain, controller.coupling
+    return np.array(
+        [
+            sum(coupling[j, i] * (sensitivity[b] @ gain[i]) for j, b in enumerate(blocks[i:], i) if b in sensitivity)
+            for i in range(len(blocks))
+        ],
+        dtype=np.float64,
+    )
 
 
 @dataclass(frozen=True)
@@ -197,6 +205,11 @@ def neutral_texts(
     return baseline
 
 
+def signs(controller: Controller) -> tuple[float, ...]:
+    """Return the strengths of 1 on the sides that a controller steers to."""
+    return (1.0, -1.0) if controller.safe_range[0] < 0 else (1.0,)
+
+
 def calibrate_push(
     model: LoadedModel,
     controller: Controller,
@@ -212,7 +225,7 @@ def calibrate_push(
     assert controller.sensor is not None
     prediction = predicted_push(controller, jacobians)
     predicted, measured = [], []
-    for strength in (1.0, -1.0):
+    for strength in signs(controller):
         for text in texts:
             steered = text.steer(model, controller, controller.command(strength))
             predicted.append(prediction @ steered.control[:, text.completion].numpy())
@@ -246,15 +259,11 @@ def divergence_curve(
     model: LoadedModel,
     controller: Controller,
     texts: Sequence[NeutralText],
-    levels: Sequence[float],
+    commands: Sequence[Command],
     progress: Callable[[], None],
 ) -> Float:
-    """Return the divergence at each of some levels of one sign, with full effort, made monotone: (len(levels),)."""
-    curve = []
-    for level in levels:
-        mode = controller.command(np.sign(level)).mode
-        curve.append(divergence(model, controller, texts, Command(level, 1.0, mode), progress))
-    return np.maximum.accumulate(curve)
+    """Return the divergence at each of some ever stronger commands, made monotone: (len(commands),)."""
+    return np.maximum.accumulate([divergence(model, controller, texts, each, progress) for each in commands])
 
 
 def level_at(curve: Float, levels: Sequence[float], nats: float) -> float:

@@ -70,14 +70,39 @@ class _Law:
             return None
         site = c.blocks.index(block)
         measured = self._measure(site, self.stream[-1] if c.reads_block_input else x[0])
-        error = float(c.rest[site]) + self._command.level * float(c.span[site]) - measured
-        shaped = {"hold": error, "floor": error.clamp(min=0), "ceiling": error.clamp(max=0)}[self._command.mode]
-        control = self._command.effort * shaped * self._rows
-        steered = x + (control[:, None] * torch.from_numpy(c.gain[site]))[None]
         self.before.append(measured)
-        self.control.append(control)
+        steered = x + (self._turn if c.axis is not None else self._push)(site, measured, x[0])[None]
         self.stream.append(steered[0].clone())
         return steered
+
+    def _push(self, site: int, measured: torch.Tensor, _x: torch.Tensor) -> torch.Tensor:
+        """Return what is added to x, (length, width), and note the control."""
+        c = self._controller
+        error = float(c.rest[site]) + self._command.level * float(c.span[site]) - measured
+        shaped = {"hold": error, "floor": error.clamp(min=0), "ceiling": error.clamp(max=0)}[self._command.mode]
+        self.control.append(self._command.effort * shaped * self._rows)
+        if c.pid is None:
+            return self.control[site][:, None] * torch.from_numpy(c.gain[site])
+        coupling = torch.tensor(c.coupling[site, : site + 1], dtype=torch.float32)
+        controls = torch.stack(self.control) * coupling[:, None]
+        return controls.T @ torch.from_numpy(c.gain[: site + 1])
+
+    def _turn(self, site: int, along: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The same for a rotation; along: (length,) projection on the gain."""
+        c, command = self._controller, self._command
+        assert c.axis is not None
+        gain, axis = torch.from_numpy(c.gain[site]), torch.from_numpy(c.axis[site])
+        across = x @ axis
+        angle = command.effort * (float(c.rest[site]) + command.level * float(c.span[site]))
+        direction = torch.atan2(across, along)
+        turned = torch.copysign((direction.abs() - angle).clamp(0, torch.pi), direction)
+        radius = torch.hypot(along, across)
+        moved_along, moved_across = (
+            torch.where(self._rows & (angle != 0), new - old, 0.0)
+            for new, old in ((radius * turned.cos(), along), (radius * turned.sin(), across))
+        )
+        self.control.append(moved_along)
+        return moved_along[:, None] * gain + moved_across[:, None] * axis
 
     def _measure(self, site: int, x: torch.Tensor) -> torch.Tensor:
         if self._controller.probe is None:

@@ -59,7 +59,8 @@ class Batch:
     def submit(self, request: Request) -> Sequence:
         """Let a request join the queue.
 
-        Raises EngineError when the prompt is longer than the context, SteeringError for an unknown controller.
+        Raises EngineError when the prompt or forced tokens do not fit the context, SteeringError for an unknown
+        controller.
         """
         limit, reason = self._limit(request)
         loops = dict(self._loop(steering) for steering in request.steering)
@@ -123,8 +124,10 @@ class Batch:
                 remedy="Use a larger --ctx-size.",
             )
         share = context // self.engine.n_sequences
-        room = (share if request.max_tokens is None and length < share else context) - length + 1
-        wanted = room if request.max_tokens is None else request.max_tokens
+        room = (share if request.length is None and length < share else context) - length + 1
+        wanted = room if request.length is None else request.length
+        if request.forced is not None and wanted > room:
+            raise EngineError("the forced tokens do not fit the context", expected=f"at most {room}", found=wanted)
         return (wanted, "length") if wanted < room else (room, "context")
 
     # ---- controllers ----

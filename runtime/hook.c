@@ -18,7 +18,7 @@
 #include <time.h>
 #endif
 
-enum { NOT_A_BOUNDARY = -1, LANES = 16 };
+enum { NOT_A_BOUNDARY = -1, NONE = -1, LANES = 16 };
 
 typedef struct {
     float *destination;
@@ -31,8 +31,13 @@ struct es_hook {
     int n_boundaries;
     int *first_touching; /* [n_boundaries + 1] into touching: the sites that read or write each boundary */
     int *touching;       /* [2 * n_sites] */
+    int *last_pid;       /* [n_sites] the controller's pid site before a pid site, or NONE */
+    int *sum_of;         /* [n_sites] which of a row's sums a pid site adds to */
+    int n_sums;
     capture *captures;   /* [n_boundaries] */
     float *scratch;      /* [width] */
+    float *sums;         /* [max_rows][n_sums][width] of control * gain, over the pid sites that a row came by */
+    float *sideways;     /* [n_sites] how far the row at hand moves along each axis */
     char *survey;
     size_t survey_left;
 
@@ -111,6 +116,25 @@ static float control_of(const es_site *site, const es_command *command, float me
     return command->effort * error;
 }
 
+/* Turns the point (along, across) of a plane towards (1, 0), or towards (-1, 0) where the angle is negative, and no further.
+ * Returns how far it moves along, and gives how far across. */
+static float turn(float along, float across, float angle, float *moved_across)
+{
+    const float half_turn = 3.14159265f;
+    float height = fabsf(across);
+    float to_pole = atan2f(height, along) - (angle < 0 ? half_turn : 0);
+    float new_along, new_height;
+    if (fabsf(angle) >= fabsf(to_pole)) {
+        new_along = copysignf(hypotf(along, across), angle);
+        new_height = 0;
+    } else {
+        new_along = along * cosf(angle) + height * sinf(angle);
+        new_height = height * cosf(angle) - along * sinf(angle);
+    }
+    *moved_across = copysignf(new_height, across) - across;
+    return new_along - along;
+}
+
 static void add_scaled(float *restrict x, float factor, const float *restrict direction, int width)
 {
     for (int i = 0; i < width; i++) x[i] += factor * direction[i];
@@ -152,8 +176,26 @@ static void measure_row(es_hook *hook, int boundary, int row, const float *x, bo
     }
 }
 
+static float decide_site(es_hook *hook, int number, const es_command *command, float measurement, const float *x)
+{
+    const es_site *site = &hook->config.sites[number];
+    if (!site->axis) return control_of(site, command, measurement);
+    float angle = command->effort * (site->rest + command->level * site->span);
+    hook->sideways[number] = 0;
+    if (angle == 0) return 0;
+    return turn(measurement, dot(site->axis, x, hook->config.width), angle, &hook->sideways[number]);
+}
+
+/* Whether a site writes at all: a pid site where control is 0 may still have a sum to add. */
+static bool writes(const es_hook *hook, int number, const es_command *command, float control)
+{
+    const es_site *site = &hook->config.sites[number];
+    if (site->is_pid) return command->effort != 0;
+    return control != 0 || (site->axis && hook->sideways[number] != 0);
+}
+
 /* Compute every control at this boundary before any is applied. Returns whether there is anything to apply. */
-static bool decide_row(es_hook *hook, const node *at, int row)
+static bool decide_row(es_hook *hook, const node *at, int row, const float *x)
 {
     const es_config *config = &hook->config;
     bool wanted = false;
@@ -162,14 +204,30 @@ static bool decide_row(es_hook *hook, const node *at, int row)
         const es_command *command = command_of(hook, site, row);
         if (write_boundary(site) != at->boundary || command->action != ES_STEER) continue;
         size_t index = telemetry_index(hook, hook->touching[t], row);
-        config->control[index] = control_of(site, command, config->before[index]);
+        config->control[index] = decide_site(hook, hook->touching[t], command, config->before[index], x);
         if (isnan(config->control[index])) {
             fail(hook, at, ES_NOT_A_NUMBER, 0, row);
             return false;
         }
-        wanted = wanted || config->control[index] != 0;
+        wanted = wanted || writes(hook, hook->touching[t], command, config->control[index]);
     }
     return wanted;
+}
+
+static void add_pid(es_hook *hook, int number, int row, float *x)
+{
+    const es_config *config = &hook->config;
+    const es_site *site = &config->sites[number];
+    float control = config->control[telemetry_index(hook, number, row)];
+    int last = hook->last_pid[number];
+    float *sum = hook->sums + ((size_t)row * hook->n_sums + hook->sum_of[number]) * config->width;
+    if (last == NONE) memset(sum, 0, sizeof *sum * (size_t)config->width);
+    add_scaled(sum, control, site->gain, config->width);
+    add_scaled(x, control * (site->proportional + site->derivative), site->gain, config->width);
+    add_scaled(x, site->integral, sum, config->width);
+    if (last == NONE) return;
+    float before = config->control[telemetry_index(hook, last, row)];
+    add_scaled(x, -site->derivative * before, config->sites[last].gain, config->width);
 }
 
 static void apply_row(es_hook *hook, int boundary, int row, float *x)
@@ -179,7 +237,13 @@ static void apply_row(es_hook *hook, int boundary, int row, float *x)
         const es_site *site = &config->sites[hook->touching[t]];
         if (write_boundary(site) != boundary || command_of(hook, site, row)->action != ES_STEER) continue;
         float control = config->control[telemetry_index(hook, hook->touching[t], row)];
-        if (control != 0) add_scaled(x, control, site->gain, config->width);
+        if (!writes(hook, hook->touching[t], command_of(hook, site, row), control)) continue;
+        if (site->is_pid) {
+            add_pid(hook, hook->touching[t], row, x);
+            continue;
+        }
+        add_scaled(x, control, site->gain, config->width);
+        if (site->axis) add_scaled(x, hook->sideways[hook->touching[t]], site->axis, config->width);
     }
 }
 
@@ -187,7 +251,7 @@ static void apply_row(es_hook *hook, int boundary, int row, float *x)
 static bool control_row(es_hook *hook, const node *at, int row, float *x)
 {
     measure_row(hook, at->boundary, row, x, false);
-    bool wanted = decide_row(hook, at, row);
+    bool wanted = decide_row(hook, at, row, x);
     if (wanted) apply_row(hook, at->boundary, row, x);
     measure_row(hook, at->boundary, row, x, true);
     return wanted;
@@ -489,6 +553,21 @@ static void index_sites(es_hook *hook)
     hook->first_touching[hook->n_boundaries] = used;
 }
 
+/* Link each controller's pid sites in the order given, and count the controllers that have some. */
+static void link_pid_sites(es_hook *hook)
+{
+    const es_site *sites = hook->config.sites;
+    hook->n_sums = 0;
+    for (int s = 0; s < hook->config.n_sites; s++) {
+        hook->last_pid[s] = NONE;
+        if (!sites[s].is_pid) continue;
+        for (int earlier = 0; earlier < s; earlier++) {
+            if (sites[earlier].is_pid && sites[earlier].controller == sites[s].controller) hook->last_pid[s] = earlier;
+        }
+        hook->sum_of[s] = hook->last_pid[s] == NONE ? hook->n_sums++ : hook->sum_of[hook->last_pid[s]];
+    }
+}
+
 static bool allocate(es_hook *hook)
 {
     const es_config *config = &hook->config;
@@ -498,6 +577,9 @@ static bool allocate(es_hook *hook)
     return (hook->first_touching = zeros(n_boundaries + 1, sizeof *hook->first_touching)) &&
            (hook->touching = zeros(2 * (size_t)config->n_sites, sizeof *hook->touching)) &&
            (hook->captures = zeros(n_boundaries, sizeof *hook->captures)) &&
+           (hook->last_pid = zeros((size_t)config->n_sites, sizeof *hook->last_pid)) &&
+           (hook->sum_of = zeros((size_t)config->n_sites, sizeof *hook->sum_of)) &&
+           (hook->sideways = zeros((size_t)config->n_sites, sizeof *hook->sideways)) &&
            (hook->scratch = zeros((size_t)config->width, sizeof *hook->scratch)) &&
            (hook->output_rows = zeros(max_rows, sizeof *hook->output_rows)) &&
            (hook->commands = zeros(max_rows * n_controllers, sizeof *hook->commands)) &&
@@ -519,6 +601,12 @@ es_hook *es_create(const es_config *config)
         return NULL;
     }
     index_sites(hook);
+    link_pid_sites(hook);
+    hook->sums = zeros((size_t)config->max_rows * (size_t)hook->n_sums, sizeof(float) * (size_t)config->width);
+    if (!hook->sums) {
+        es_destroy(hook);
+        return NULL;
+    }
     return hook;
 }
 
@@ -528,6 +616,10 @@ void es_destroy(es_hook *hook)
     free(hook->first_touching);
     free(hook->touching);
     free(hook->captures);
+    free(hook->last_pid);
+    free(hook->sum_of);
+    free(hook->sums);
+    free(hook->sideways);
     free(hook->scratch);
     free(hook->output_rows);
     free(hook->commands);

@@ -31,7 +31,12 @@ typedef struct {
     size_t buffer_offset; /* where in a tensor its buffer pointer lies; SIZE_MAX: unknown, always use read and write */
 } es_backend;
 
-/* error = rest + level * span - (probe . x - offset);  control = effort * phi(error);  x += control * gain */
+/* error = rest + level * span - (probe . x - offset);  control = effort * phi(error);  x += control * gain
+ *
+ * With an axis, x is turned instead by effort * (rest + level * span) radians in the plane of the unit vectors gain = probe
+ * and axis, towards +gain or, if that is negative, -gain, no further than there; control is how far x moved along gain.
+ * A pid site writes proportional * c + integral * (sum of c) + derivative * (c - the last c), with c = control * gain, over
+ * its controller's pid sites up to this one; these must be given in the order of their blocks. */
 typedef struct {
     int controller;
     int read_boundary; /* write_block + 1 (the block's output before control), write_block (its input), any for a sensor */
@@ -41,6 +46,11 @@ typedef struct {
     float span;
     const float *probe; /* [width], or NULL: the measurement is 0 */
     const float *gain;  /* [width], or NULL: a sensor, never writes */
+    const float *axis;  /* [width], or NULL */
+    bool is_pid;
+    float proportional;
+    float integral;
+    float derivative;
 } es_site;
 
 /* Each action does all that the ones before it do. */
@@ -61,7 +71,7 @@ typedef struct {
     const char *const *embedding_names;  /* names that boundary 0 may have, ended by NULL; the last one seen counts */
     float *before;                       /* [max_rows][n_sites] alpha before control */
     float *after;                        /* [max_rows][n_sites] alpha after all control at the boundary that is read */
-    float *control;                      /* [max_rows][n_sites] signed; 0 where a site measured and did not write */
+    float *control;                      /* [max_rows][n_sites] signed; 0 where a site only measured */
     int width;
     int n_blocks;
     int n_sites;

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesteer.controller import Array, Controller
+from edgesteer.controller import Array, Controller, Pid
 from edgesteer.errors import EngineError, ModelError, SteeringError
 from edgesteer.runtime.graph import BLOCK_OUTPUT, EMBEDDING_NAMES, boundary_name
 
@@ -73,6 +73,11 @@ class CSite(ctypes.Structure):
         ("span", ctypes.c_float),
         ("probe", ctypes.c_void_p),
         ("gain", ctypes.c_void_p),
+        ("axis", ctypes.c_void_p),
+        ("is_pid", ctypes.c_bool),
+        ("proportional", ctypes.c_float),
+        ("integral", ctypes.c_float),
+        ("derivative", ctypes.c_float),
     )
 
 
@@ -167,6 +172,10 @@ class Site:
     """(width,), or None for a sensor."""
     rest: float = 0.0
     span: float = 0.0
+    axis: Array | None = None
+    """(width,), or None: nothing is turned."""
+    pid: Pid | None = None
+    """A controller's sites with it must come in the order of their blocks."""
 
 
 def sites_of(controllers: Sequence[Controller]) -> list[Site]:
@@ -185,6 +194,8 @@ def sites_of_one(number: int, controller: Controller) -> Iterator[Site]:
             gain=controller.gain[k],
             rest=float(controller.rest[k]),
             span=float(controller.span[k]),
+            axis=None if controller.axis is None else controller.axis[k],
+            pid=controller.pid,
         )
     if controller.sensor is not None:
         sensor = controller.sensor
@@ -226,8 +237,8 @@ class Hook:
         self.n_rows = 0
         self._telemetry = untouched_pages((3, max_rows, len(sites)))
         self._captures: dict[int, Array] = {}
-        vectors = [(vector_of(site.probe), vector_of(site.gain)) for site in sites]
-        table = (CSite * len(sites))(*(c_site(s, *pair) for s, pair in zip(sites, vectors, strict=True)))
+        vectors = [[vector_of(each) for each in (site.probe, site.gain, site.axis)] for site in sites]
+        table = (CSite * len(sites))(*(c_site(s, each) for s, each in zip(sites, vectors, strict=True)))
         names = (ctypes.c_char_p * (len(EMBEDDING_NAMES) + 1))(*(name.encode() for name in EMBEDDING_NAMES))
         config = CConfig(
             ctypes.pointer(backend), table, BLOCK_OUTPUT.encode(), names,
@@ -277,7 +288,7 @@ class Hook:
 
     @property
     def control(self) -> Array:
-        """(n_sites, n_rows) control, 0 where a site measured and did not write; otherwise as `before`."""
+        """(n_sites, n_rows) control, 0 where a site only measured; otherwise as `before`."""
         return self._telemetry[2, : self.n_rows].T
 
     def plan(self, commands: NDArray[np.void], is_output: NDArray[np.bool_]) -> None:
@@ -408,10 +419,12 @@ def vector_of(vector: Array | None) -> Array | None:
     return None if vector is None else np.ascontiguousarray(vector, np.float32)
 
 
-def c_site(site: Site, probe: Array | None, gain: Array | None) -> CSite:
+def c_site(site: Site, vectors: Sequence[Array | None]) -> CSite:
+    pid = site.pid or Pid(1.0, 0.0, 0.0)
     return CSite(
         site.controller, site.read_boundary, site.write_block, site.offset, site.rest, site.span,
-        None if probe is None else probe.ctypes.data, None if gain is None else gain.ctypes.data,
+        *(None if each is None else each.ctypes.data for each in vectors),
+        site.pid is not None, pid.proportional, pid.integral, pid.derivative,
     )  # fmt: skip
 
 
@@ -427,7 +440,7 @@ def check_site(number: int, site: Site, width: int, n_blocks: int, n_controllers
 
     require(0 <= site.controller < n_controllers, "controller", f"0 to {n_controllers - 1}", site.controller)
     require(0 <= site.read_boundary <= n_blocks, "boundary read", f"0 to {n_blocks}", site.read_boundary)
-    for name, vector in (("probe", site.probe), ("gain", site.gain)):
+    for name, vector in (("probe", site.probe), ("gain", site.gain), ("axis", site.axis)):
         if vector is not None:
             require(vector.shape == (width,), name, f"shape ({width},)", vector.shape)
     if site.gain is not None:

@@ -63,10 +63,16 @@ def negative_log_likelihood(
 
 
 def log_likelihoods(
-    engine: Engine, texts: Sequence[Sequence[int]], *, window: int | None = None, check: Check = lambda: None
+    engine: Engine,
+    texts: Sequence[Sequence[int]],
+    *,
+    window: int | None = None,
+    first: int = 1,
+    check: Check = lambda: None,
 ) -> list[Array]:
     """Return the log probability of every token of each text but the first, in nats: one (len(text) - 1,) a text.
 
+    first: the first token to score, of each text; those before it in its first window are nan, and cost less.
     window: most tokens that are read together; the engine's context by default. In a longer text, every token after the
     first window has at least window // 2 - 1 tokens before it, and BOS if the text begins with it. As many windows as
     the engine has sequences and cells for are decoded at once. check: called before every decode; what it raises ends
@@ -79,12 +85,12 @@ def log_likelihoods(
     if not 4 <= size <= engine.context_tokens:
         raise EngineError("wrong window", expected=f"4 to {engine.context_tokens} tokens", found=size)
     for text in texts:
-        _check_tokens(text, engine.model.n_tokens)
+        engine.model.check_tokens(text)
     bos = llama_cpp.llama_vocab_bos(engine.model.vocabulary)
     windows = [
         each
         for number, text in enumerate(texts)
-        for each in windows_of(number, len(text), size, has_bos=len(text) > 0 and text[0] == bos)
+        for each in windows_of(number, len(text), size, first=first, has_bos=len(text) > 0 and text[0] == bos)
     ]
     scores = [np.full(max(0, len(text) - 1), math.nan) for text in texts]
     _forget_all(engine)
@@ -97,17 +103,11 @@ def log_likelihoods(
     return scores
 
 
-def _check_tokens(text: Sequence[int], n_tokens: int) -> None:
-    wrong = [token for token in text if not 0 <= token < n_tokens]
-    if wrong:
-        raise EngineError("the model has no such token", expected=f"0 to {n_tokens - 1}", found=wrong[0])
-
-
-def windows_of(text: int, length: int, size: int, *, has_bos: bool = False) -> Iterator[Window]:
-    """Yield windows that hold at most `size` tokens and score tokens 1 .. length - 1 once each."""
+def windows_of(text: int, length: int, size: int, *, first: int = 1, has_bos: bool = False) -> Iterator[Window]:
+    """Yield windows that hold at most `size` tokens and score tokens first .. length - 1 once each, or more of them."""
     stop = min(length, size)
     if length > 1:
-        yield Window(text, 0, 1, stop)
+        yield Window(text, 0, min(first, stop), stop)
     room = size - has_bos
     while stop < length:
         scored = stop

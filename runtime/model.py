@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import llama_cpp
 
 from edgesteer.chat import ChatTemplate
-from edgesteer.errors import ModelError
+from edgesteer.errors import EngineError, ModelError
 from edgesteer.fingerprint import Fingerprint, tokenizer_digest
 
 logger = logging.getLogger(__name__)
@@ -88,6 +88,12 @@ class LlamaModel:
                 return list(buffer[:count])
             size = -count
         raise ModelError("llama.cpp cannot tokenize this text", where=self.path, found=repr(text[:40]))
+
+    def check_tokens(self, tokens: Sequence[int]) -> None:
+        """Raise EngineError when one of the tokens is not among the model's."""
+        wrong = [token for token in tokens if not 0 <= token < self.n_tokens]
+        if wrong:
+            raise EngineError("the model has no such token", expected=f"0 to {self.n_tokens - 1}", found=wrong[0])
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """Return the bytes of one token; control tokens give b"", or their names where special."""

@@ -66,7 +66,9 @@ class Request:
 
     max_tokens: None = until the model ends the text or its share of the context is full. stop: strings that end the
     text. logprobs: None = none; k = each token's log probability, and the k most likely tokens at its place.
-    Raises EngineError when there is no prompt or no token to generate.
+    forced: the tokens of the text, to be scored in place of sampling them; the steering acts as it would while
+    generating them. All of them are taken, whatever they are, and each has its log probability.
+    Raises EngineError when there is no prompt or no token to generate, or when forced tokens are to end early.
     """
 
     prompt: Prompt
@@ -75,12 +77,31 @@ class Request:
     max_tokens: int | None = None
     stop: Sequence[str] = ()
     logprobs: int | None = None
+    forced: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt.tokens:
             raise EngineError("the prompt is empty", remedy="Give at least one token.")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise EngineError("no tokens are asked for", expected="at least 1", found=self.max_tokens)
+        if self.forced is not None:
+            self._check_forced(self.forced)
+
+    def _check_forced(self, tokens: Sequence[int]) -> None:
+        if not tokens:
+            raise EngineError("no tokens are forced", expected="at least 1")
+        if self.max_tokens is not None or self.stop or self.sampling.grammar:
+            raise EngineError("forced tokens end by themselves", remedy="Leave out max_tokens, stop and grammar.")
+
+    @property
+    def length(self) -> int | None:
+        """Most tokens to generate, or as many as are forced; None: as long as there is room."""
+        return self.max_tokens if self.forced is None else len(self.forced)
+
+    @property
+    def n_likeliest(self) -> int | None:
+        """How many likely tokens to give with each token's log probability; None: no log probabilities."""
+        return 0 if self.logprobs is None and self.forced is not None else self.logprobs
 
 
 def plain_prompt(model: LlamaModel, text: str) -> Prompt:

@@ -6,7 +6,7 @@ No logits are copied to Python unless the text is held to a grammar.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
@@ -185,6 +185,21 @@ def _logit_bias(bias: dict[int, float], n_tokens: int) -> Any:
             raise EngineError("logit_bias names no token of the model", expected=f"0 to {n_tokens - 1}", found=token)
     entries = (llama_cpp.llama_logit_bias * len(bias))(*(llama_cpp.llama_logit_bias(*each) for each in bias.items()))
     return llama_cpp.llama_sampler_init_logit_bias(n_tokens, len(bias), entries)
+
+
+class ForcedTokens:
+    """In a Sampler's place: given tokens, one after the other, whatever the logits say."""
+
+    def __init__(self, tokens: Sequence[int], model: LlamaModel) -> None:
+        """Raise EngineError when the model does not have one of the tokens."""
+        model.check_tokens(tokens)
+        self._tokens = iter(tokens)
+
+    def sample(self, context: Any, output: int = -1) -> int:
+        return next(self._tokens)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 @dataclass(frozen=True)

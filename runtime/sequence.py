@@ -17,7 +17,7 @@ from edgesteer.runtime.hook import OFF, STEER
 from edgesteer.runtime.loop import SteeringLoop
 from edgesteer.runtime.model import LlamaModel
 from edgesteer.runtime.request import Request
-from edgesteer.runtime.sampling import Sampler, TokenLogprob, token_logprob
+from edgesteer.runtime.sampling import ForcedTokens, Sampler, TokenLogprob, token_logprob
 from edgesteer.runtime.telemetry import Reading, SteeringReport
 from edgesteer.runtime.text import TextBuffer
 
@@ -94,7 +94,9 @@ class Sequence:
         self.reused = 0
         self.done = False
         self._stop_reason = "cancelled"
-        self._sampler = Sampler(request.sampling, model)
+        self._sampler = (
+            Sampler(request.sampling, model) if request.forced is None else ForcedTokens(request.forced, model)
+        )
         self._text = TextBuffer(request.stop)
         self._logprobs: list[TokenLogprob] = []
         self._readings: dict[str, Reading] = {}
@@ -167,11 +169,11 @@ class Sequence:
         token = self._sampler.sample(engine.context, row)
         self._now = time.perf_counter()
         self._first = self._first or self._now
-        if self._model.ends_generation(token):
+        if self.request.forced is None and self._model.ends_generation(token):
             return self._end("end", None, None)
         logprob = None
-        if self.request.logprobs is not None:
-            logprob = token_logprob(engine.logits(row), token, self.request.logprobs, self._model.piece)
+        if self.request.n_likeliest is not None:
+            logprob = token_logprob(engine.logits(row), token, self.request.n_likeliest, self._model.piece)
             self._logprobs.append(logprob)
         self.tokens.append(token)
         shown = self._text.add(self._model.piece(token))

@@ -19,6 +19,11 @@ class SteeringReport:
     of the intrinsic alpha; effort: the outer loop's factor. Per steered block, averaged over tokens: setpoint,
     alpha_before and alpha_after (around the control), push (|u|, in units of the residual stream).
     error_before, error_after: root mean square of setpoint - alpha over tokens and blocks where control acted.
+    `rotate` has no setpoint of alpha: there setpoint is the angle asked, in radians, the errors are 0, and push is the
+    part of u along the concept's direction.
+    error_bound: root mean square of the certificate's bounds on the error after control; NaN without a certificate that
+    covers strength and mode. checks: per steered block, tokens at which error and bound were compared; violations:
+    those at which the error was larger.
     """
 
     controller: str
@@ -33,6 +38,9 @@ class SteeringReport:
     push: list[float]
     error_before: float
     error_after: float
+    error_bound: float
+    violations: list[int]
+    checks: list[int]
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,15 @@ class Trace:
 
     def __init__(self, controller: Controller, command: Command) -> None:
         m = len(controller.blocks)
-        self._controller = controller
-        self._norms = np.linalg.norm(controller.gain.astype(np.float64), axis=1)
+        self._controller, self._command = controller, command
+        gain = controller.gain.astype(np.float64)
+        self._norms = np.linalg.norm(gain, axis=1)
+        self._products = None if controller.pid is None else gain @ gain.T
         self._setpoint = controller.rest + np.float32(command.level) * controller.span
-        self._before, self._after, self._control = (np.zeros(m) for _ in range(3))
-        self._squares_before = self._squares_after = 0.0
+        self._before, self._after, self._push = (np.zeros(m) for _ in range(3))
+        self._violations, self._checks = (np.zeros(m, dtype=np.int64) for _ in range(2))
+        self._error = np.zeros(m)
+        self._squares_before = self._squares_after = self._squares_bound = 0.0
         self._n_tokens = self._n_acted = 0
         self._alpha: list[float] = []
         self._effort: list[float] = []
@@ -70,14 +82,15 @@ class Trace:
         """Take in one decoded token: (controller's sites,) each. Return the sensor's reading and the controls (m,)."""
         m = len(self._controller.blocks)
         b, a, u = before[:m], after[:m], control[:m]
-        acted = u != 0
+        acted = (u != 0) & (self._controller.law != "rotate")
         self._n_tokens += 1
         self._n_acted += int(np.count_nonzero(acted))
         self._before += b
         self._after += a
-        self._control += np.abs(u)
+        self._push += self._sizes(u)
         self._squares_before += self._squares_of_error(b, acted)
         self._squares_after += self._squares_of_error(a, acted)
+        self._error = np.abs(self._setpoint - a)
         self._alpha.append(float(b.mean() if self._controller.sensor is None else before[m]))
         return self._alpha[-1], u
 
@@ -86,10 +99,11 @@ class Trace:
 
         setpoint: at the sensor; None without one.
         """
+        self._check_bound(effort * self._command.effort, control != 0)
         self._effort.append(effort)
         self._mean.append(running_mean)
         asked = float(self._setpoint.mean()) if setpoint is None else setpoint
-        return Reading(self._alpha[-1], asked, running_mean, effort, (np.abs(control) * self._norms).tolist())
+        return Reading(self._alpha[-1], asked, running_mean, effort, self._sizes(control).tolist())
 
     def report(self, strength: float) -> SteeringReport:
         return SteeringReport(
@@ -102,10 +116,30 @@ class Trace:
             setpoint=self._setpoint.tolist(),
             alpha_before=self._per_token(self._before),
             alpha_after=self._per_token(self._after),
-            push=self._per_token(self._control * self._norms),
+            push=self._per_token(self._push),
             error_before=self._root_mean_square(self._squares_before),
             error_after=self._root_mean_square(self._squares_after),
+            error_bound=self._root_mean_square(self._squares_bound) if self._checks.any() else math.nan,
+            violations=self._violations.tolist(),
+            checks=self._checks.tolist(),
         )
+
+    def _sizes(self, control: Array) -> NDArray[np.float64]:
+        """Return |u| per steered block, (m,). control: (m,)"""
+        sizes: NDArray[np.float64] = np.abs(control) * self._norms
+        if self._products is not None:
+            written = self._controller.coupling * control  # u_i as a sum of gains
+            sizes = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", written, self._products, written), 0.0))
+        return sizes
+
+    def _check_bound(self, effort: float, acted: NDArray[np.bool_]) -> None:
+        certificate = self._controller.certificate
+        if certificate is None or not certificate.covers(self._command):
+            return
+        bound = certificate.at(self._command.level, effort)
+        self._checks += acted
+        self._violations += acted & (self._error > bound)
+        self._squares_bound += float(bound[acted] @ bound[acted])
 
     def _squares_of_error(self, alpha: Array, acted: NDArray[np.bool_]) -> float:
         error = (self._setpoint - alpha) * acted

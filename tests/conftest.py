@@ -18,7 +18,7 @@ from gguf import GGUFWriter, TokenType
 from numpy.typing import NDArray
 
 from edgesteer.concept import load_concept, load_neutral, resolve_concept
-from edgesteer.controller import Array, Controller, Sensor
+from edgesteer.controller import Array, Controller, Pid, Sensor
 from edgesteer.registry import resolve_model
 from edgesteer.sidecar import Sidecar, write_sidecar
 
@@ -206,15 +206,22 @@ def random_controller(
     m = len(steered)
     vectors = {"probe": draw(m, width) / np.float32(size * width**0.5), "gain": draw(m, width) * np.float32(size / 4)}
     scalars = {"offset": draw(m), "rest": draw(m), "span": 1 + abs(draw(m))}
+    if law in ("add", "ablate", "rotate"):
+        scalars["offset"], scalars["rest"] = np.zeros(m, "f4"), np.zeros(m, "f4")
     if law == "add":
-        vectors["probe"], scalars["offset"], scalars["rest"] = None, np.zeros(m, "f4"), np.zeros(m, "f4")
+        vectors["probe"] = None
+    if law in ("ablate", "rotate"):
+        gain, axis = np.moveaxis(np.linalg.qr(draw(m, width, 2))[0], -1, 0)
+        vectors = {"probe": gain, "gain": gain, "axis": axis if law == "rotate" else None}
+    if law == "ablate":
+        scalars["span"] = np.zeros(m, "f4")
     sensor = Sensor(
         block=n_blocks // 2, probe=draw(width) / np.float32(size * width**0.5), offset=0.25, target=1.0,
         memory_tokens=8.0, push=draw(m) / 10, prompt_mean=0.0, position_mean=np.zeros(4, dtype=np.float32),
     )  # fmt: skip
     return Controller(
         name=name, positive="up", negative="down", law=law, n_blocks=n_blocks, blocks=steered, mode=mode,
-        sensor=sensor, **vectors, **scalars,
+        sensor=sensor, pid=Pid(0.8, 0.2, 0.3) if law == "pid" else None, **vectors, **scalars,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Written from the law in edgesteer/controller.py alone. It knows nothing of hook.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from edgesteer.controller import Array, Command, Controller
 
 Doubles = NDArray[np.float64]
 Block = Callable[[Doubles], Doubles]
+READ_THE_INPUT = ("a-lqr", "pid")
 
 
 class Demand(NamedTuple):
@@ -50,6 +52,28 @@ def control(controller: Controller, k: int, command: Command, measurement: Doubl
     return command.effort * phi(error, command.mode)
 
 
+def writes(
+    controller: Controller, k: int, command: Command, measurement: float, x: Doubles, history: list[Doubles]
+) -> tuple[float, Doubles]:
+    """The control at the k-th steered block, and what it adds to x. history: what the blocks before gave, for `pid`."""
+    gain = controller.gain[k].astype(np.float64)
+    if controller.law == "rotate":
+        assert controller.axis is not None
+        axis = controller.axis[k].astype(np.float64)
+        radius, angle = np.hypot(x @ gain, x @ axis), np.arctan2(x @ axis, x @ gain)
+        turned = command.effort * (float(controller.rest[k]) + command.level * float(controller.span[k]))
+        new = np.copysign(np.clip(abs(angle) - turned, 0, np.pi), angle)
+        along, across = radius * np.cos(new) - x @ gain, radius * np.sin(new) - x @ axis
+        return float(along), along * gain + across * axis
+    value = float(control(controller, k, command, np.array([measurement]))[0])
+    history.append(value * gain)
+    if controller.pid is None:
+        return value, value * gain
+    change = history[-1] - (history[-2] if len(history) > 1 else 0)
+    pid = controller.pid
+    return value, pid.proportional * history[-1] + pid.integral * np.sum(history, axis=0) + pid.derivative * change
+
+
 class Recorder:
     """Collects the telemetry of one run; a site is (controller's number, its k-th block or "sensor")."""
 
@@ -59,6 +83,8 @@ class Recorder:
             self.sites += [(number, k) for k in range(len(controller.blocks))]
             self.sites += [(number, "sensor")] if controller.sensor is not None else []
         self.before, self.after, self.control = np.full((3, len(self.sites), rows), np.nan)
+        self.histories: dict[tuple[int, int], list[Doubles]] = defaultdict(list)
+        """By controller and row."""
 
     def measured(
         self, site: tuple[int, int | str], rows: NDArray[np.bool_], before: Doubles, after: Doubles
@@ -112,12 +138,13 @@ def run_block(
         if b not in controller.blocks:
             continue
         k = controller.blocks.index(b)
-        measurement = measure_actuator(controller, k, x_in if controller.law == "a-lqr" else x_raw)
+        measurement = measure_actuator(controller, k, x_in if controller.law in READ_THE_INPUT else x_raw)
         for row in np.flatnonzero(computed).tolist():
             action, command = demands[row][number]
             if action == "steer":
-                value = float(control(controller, k, command, measurement[row : row + 1])[0])
-                pushes[row] += value * controller.gain[k].astype(np.float64)
+                history = recorder.histories[number, row]
+                value, push = writes(controller, k, command, float(measurement[row]), x_raw[row], history)
+                pushes[row] += push
                 controls.append(((number, k), row, value))
     x_out = x_raw + pushes
     record_measurements(b, controllers, demands, (x_in, x_raw, x_out), computed, recorder)
@@ -146,7 +173,7 @@ def record_measurements(
         sensing = measuring | np.array([action == "sense" for action in actions], dtype=bool)
         if b in controller.blocks:
             k = controller.blocks.index(b)
-            if controller.law == "a-lqr":
+            if controller.law in READ_THE_INPUT:
                 value = measure_actuator(controller, k, x_in)
                 recorder.measured((number, k), measuring, value, value)
             else:

@@ -55,6 +55,24 @@ def jsonl(*rows: object) -> str:
 # --- the forms of the file
 
 
+@pytest.mark.parametrize("one_way", [True, False])
+def test_a_concept_may_be_steered_one_way_only(write: Write, one_way: bool) -> None:
+    text = f"{HEADER}one_way = {str(one_way).lower()}\n{PAIRS}"
+    assert load_concept(write(text)).one_way is one_way
+    rows = jsonl({**JSONL_HEADER, "one_way": one_way}, *JSONL_ROWS)
+    assert load_concept(write(rows, "concept.jsonl")).one_way is one_way
+
+
+def test_one_way_is_yes_or_no(write: Write) -> None:
+    with pytest.raises(ConceptError, match="one_way is not true or false"):
+        load_concept(write(f"{HEADER}one_way = 1\n{PAIRS}"))
+
+
+def test_whoever_steers_away_from_a_safe_pole_needs_a_concept_of_his_own() -> None:
+    one_way = {name for name, path in builtin_concepts().items() if load_concept(path).one_way}
+    assert one_way == {"refusal", "civility"}
+
+
 def test_pairs_give_one_example_to_each_pole(write: Write) -> None:
     concept = load_concept(write(HEADER + PAIRS))
     assert (concept.name, concept.positive, concept.negative) == ("warmth", "warm", "cold")
@@ -246,7 +264,7 @@ def test_text_in_both_poles_is_refused(write: Write) -> None:
 
 @pytest.mark.parametrize(("text", "message"), [
     (HEADER + 'color = "red"' + LISTS,
-     'unknown key "color"; expected one of name, positive, negative, pairs, lists, template'),
+     'unknown key "color"; expected one of name, positive, negative, one_way, pairs, lists, template'),
     (HEADER + PAIRS + 'answer = "x"',
      'pairs 2: unknown key "answer"; expected one of positive, negative, prompt, system'),
     (HEADER + LISTS + 'neutral = ["x"]', 'lists: unknown key "neutral"; expected one of positive, negative'),
@@ -319,7 +337,10 @@ def test_builtin_neutral_texts_are_chats_and_in_no_concept() -> None:
 
 
 def test_builtin_concepts_cover_the_promised_ones() -> None:
-    assert {"warmth", "formality", "optimism", "verbosity", "ocean", "dogs"} <= builtin_concepts().keys()
+    topics, tone = {"ocean", "dogs"}, {"warmth", "optimism", "civility"}
+    register = {"formality", "simplicity", "verbosity"}
+    traits = {"openness", "conscientiousness", "extraversion", "agreeableness", "calmness"}
+    assert {*topics, *tone, *register, *traits, "french", "refusal"} == builtin_concepts().keys()
 
 
 @pytest.mark.parametrize("name", builtin_concepts())
@@ -352,5 +373,5 @@ def test_path_resolves_to_itself(write: Write) -> None:
 
 
 def test_unknown_name_is_refused_with_the_builtin_ones() -> None:
-    with pytest.raises(ConceptError, match=r"warmht: no such concept.*a file or one of dogs,.*warmth"):
+    with pytest.raises(ConceptError, match=r"warmht: no such concept.*a file or one of .*dogs,.*warmth"):
         resolve_concept("warmht")

@@ -10,7 +10,7 @@ import pytest
 from gguf import GGUFReader, GGUFWriter
 
 from edgesteer.control_vector import export_control_vector, import_control_vector
-from edgesteer.controller import Controller, Statistics
+from edgesteer.controller import Controller, Pid, Statistics
 from edgesteer.errors import EdgeSteerError, SidecarError
 
 
@@ -153,6 +153,22 @@ def test_feedback_law_is_exported_at_the_neutral_measurement(tmp_path: Path) -> 
 def test_law_on_block_inputs_does_not_use_the_statistics_of_outputs(tmp_path: Path) -> None:
     controller = make_controller("a-lqr", statistics=neutral(8, 0.5, 8, 2.25))
     assert exported(tmp_path / "a.gguf", controller)["direction.1"] == [3.5, 7.0]
+
+
+def test_pid_is_exported_with_the_sums_over_the_blocks_by_hand(tmp_path: Path) -> None:
+    # Kp = 1 and Ki = 2: the directions a = (3.5, 7) and b = (18.75, 25) of the open-loop law above make 3 a at block 1
+    # and 2 a + 3 b at block 3
+    controller = make_controller("pid", pid=Pid(1.0, 2.0, 0.0))
+    assert exported(tmp_path / "a.gguf", controller) == {"direction.1": [10.5, 21.0], "direction.3": [63.25, 89.0]}
+
+
+@pytest.mark.parametrize("law", ["ablate", "rotate"])
+def test_law_without_a_constant_push_has_no_control_vector(tmp_path: Path, law: str) -> None:
+    x, y = np.eye(2, dtype=np.float32)
+    tensors = {"gain": np.stack([x, y]), "probe": np.stack([x, y]), "rest": vector(0, 0), "span": vector(0, 0)}
+    controller = make_controller(law, **tensors, axis=np.stack([y, x]) if law == "rotate" else None)
+    with pytest.raises(SidecarError, match=f"warm: has no control vector; expected .*; found {law}"):
+        export_control_vector(tmp_path / "a.gguf", controller)
 
 
 def test_block_0_is_left_out(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgesteer.controller import Controller, Sensor, Statistics
+from edgesteer.controller import Certificate, Controller, Sensor, Statistics
 from edgesteer.fingerprint import Fingerprint
 from edgesteer.inspection import describe, describe_controller
 from edgesteer.steering_file import SteeringFile
@@ -56,16 +56,29 @@ def test_sensor_is_shown_without_its_vectors(controller: Controller) -> None:
         "block": 1,
         "target": 0.75,
         "memory_tokens": 8.0,
+        "slope": 1.0,
+        "fade_tokens": 0.0,
+        "recovery_tokens": 100.0,
         "prompt_mean": 0.125,
         "position_mean": [0.5, 0.25],
         "push": [0.5],
     }
 
 
+def test_certificate_is_shown_as_numbers(controller: Controller) -> None:
+    effort, bound = np.array([0, 1], np.float32), np.full((2, 2, len(controller.blocks)), 0.5, np.float32)
+    certificate = Certificate(1.5, "hold", 0.25, 20, effort, bound, bound / 2)
+    shown = describe_controller(replace(controller, certificate=certificate))["certificate"]
+    assert shown == {
+        "level": 1.5, "mode": "hold", "risk": 0.25, "texts": 20, "effort": [0.0, 1.0], "bound": bound.tolist(),
+        "measured": (bound / 2).tolist(),
+    }  # fmt: skip
+
+
 def test_what_the_file_lacks_is_null(controller: Controller) -> None:
     shown = describe_controller(replace(controller, sensor=None, statistics=None))
     assert shown["sensor"] is None
-    assert shown["tracking_error_bound"] is None
+    assert shown["certificate"] is None
     assert [row["separation"] for row in shown["block_rows"]] == [None, None]
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgesteer import __version__
-from edgesteer.cli import chat, demo, export, generate, inspect, models, profile, serve
+from edgesteer.cli import certify, chat, demo, evaluate, export, generate, inspect, judge, models, profile, serve
 from edgesteer.errors import EdgeSteerError, SafeRangeWarning
 
 INTERRUPTED = 130
@@ -28,12 +28,15 @@ app = typer.Typer(
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
 )
 app.command()(export.export)
+app.command()(certify.certify)
 app.command()(inspect.inspect)
 app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(serve.serve)
 app.command()(demo.demo)
+app.add_typer(evaluate.app, name="eval")
 app.add_typer(profile.app, name="profile")
+app.add_typer(judge.app, name="judge")
 app.add_typer(models.app, name="models")
 
 

@@ -75,16 +75,31 @@ class LoopSummary(NamedTuple):
     error_before: float
     error_after: float
     effort: float
+    error_bound: float
+    violations: int
+    checks: int
 
     def __str__(self) -> str:
         means = {"alpha mean": self.alpha, "running mean": self.running_mean, "effort": self.effort}
         shown = [f"{name} {value:.2f}" for name, value in means.items() if math.isfinite(value)]
-        return ", ".join([*shown, f"tracking error {self.error_before:.2f} -> {self.error_after:.2f}"])
+        shown.append(f"tracking error {self.error_before:.2f} -> {self.error_after:.2f}")
+        if self.checks:
+            shown.append(f"bound {self.error_bound:.2f} exceeded {self.violations} times in {self.checks}")
+        return ", ".join(shown)
 
 
 def summarize(report: SteeringReport) -> LoopSummary:
     last_mean = report.running_mean[-1] if report.running_mean else math.nan
-    return LoopSummary(_mean(report.alpha), last_mean, report.error_before, report.error_after, _mean(report.effort))
+    return LoopSummary(
+        _mean(report.alpha),
+        last_mean,
+        report.error_before,
+        report.error_after,
+        _mean(report.effort),
+        report.error_bound,
+        sum(report.violations),
+        sum(report.checks),
+    )
 
 
 def speed(timings: Timings) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgesteer.cli.console import format_bytes, progress_bars
-from edgesteer.cli.declared import constant
+from edgesteer.cli.declared import constant, field_default
 from edgesteer.cli.options import ModelArgument, check_output, format_blocks, options_from, parse_blocks
 from edgesteer.concept import ConceptSet, load_concept, load_neutral, resolve_concept
 from edgesteer.controller import LAWS, Controller
@@ -30,7 +30,7 @@ PIPELINE = "edgesteer.export.pipeline"
     argument="making",
     panel="The controller",
     details={
-        "law": {"metavar": "|".join(LAWS)},
+        "law": {"metavar": f"{'|'.join(LAWS)}[,...]"},
         "pooling": {"metavar": "|".join(constant(PIPELINE, "POOLINGS"))},
         "blocks": {"metavar": "4-20,25", "show_default": "all", "parser": parse_blocks},
     },
@@ -51,16 +51,20 @@ def export(
     source, contrast = resolve_model(model), resolve_concept(concept)
     check_output(output, source, contrast)
     with progress_bars(quiet=quiet) as progress:
-        controller = make_sidecar(source, load_concept(contrast), output, making, progress)
+        controllers = make_sidecar(source, load_concept(contrast), output, making, progress)
     if not quiet:
-        print(f"{output}: {format_bytes(output.stat().st_size)}, {described(controller)}")
+        lines = ";\n".join(map(described, controllers.values()))
+        print(f"{output}: {format_bytes(output.stat().st_size)}, {lines}")
         print(f"Try: {generate_command('MODEL.gguf' if source.is_dir() else model, output)}")
 
 
 def make_sidecar(
     model: Path, concept: ConceptSet, output: Path, making: dict[str, Any], progress: Progress
-) -> Controller:
-    """Export a concept's controller for a model into a file. Raises what edgesteer.export and write_sidecar raise."""
+) -> dict[str, Controller]:
+    """Export a concept's controllers for a model into a file, one for each law that making["law"] names.
+
+    Raises what edgesteer.export and write_sidecar raise.
+    """
     if not CONTROLLER_NAME.fullmatch(concept.name):
         raise ConceptError(
             "the concept's name cannot be stored",
@@ -68,15 +72,16 @@ def make_sidecar(
             found=repr(concept.name),
             remedy="Change its name.",
         )
+    names = making.get("law", field_default(PIPELINE, "ExportOptions", "law")).split(",")
     with needs_extra("export"):
-        from edgesteer.export.pipeline import ExportOptions, export_controller
+        from edgesteer.export.pipeline import ExportOptions, export_controllers
         from edgesteer.export.weights import load_model
 
-        options = ExportOptions(**making)
+        laws = [ExportOptions(**{**making, "law": name}) for name in dict.fromkeys(names)]
         loaded = load_model(model)
-    controller = export_controller(loaded, concept, load_neutral(), options, progress)
-    write_sidecar(output, Sidecar(loaded.fingerprint, {controller.name: controller}))
-    return controller
+    controllers = export_controllers(loaded, concept, load_neutral(), laws, progress)
+    write_sidecar(output, Sidecar(loaded.fingerprint, controllers))
+    return controllers
 
 
 def described(controller: Controller) -> str:

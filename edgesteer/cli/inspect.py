@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from edgesteer.cli.console import format_bytes, print_json, print_table
@@ -81,8 +82,10 @@ def facts(controller: dict[str, Any]) -> dict[str, str]:
     if sensor := controller["sensor"]:
         memory = f"memory {sensor['memory_tokens']:g} tokens"
         shown["sensor"] = f"block {sensor['block']}, target {sensor['target']:.2f} above neutral, {memory}"
-    if (bound := controller["tracking_error_bound"]) is not None:
-        shown["tracking error"] = f"at most {bound:.3g}"
+        fade = f"fades in {sensor['fade_tokens']:g} tokens, returns in {sensor['recovery_tokens']:g}"
+        shown["effort"] = f"slope {sensor['slope']:g}, {fade if sensor['fade_tokens'] else 'never fades'}"
+    if controller["certificate"] is not None:
+        shown["tracking error"] = tracking_error(controller)
     if (made := controller["provenance"])["prompt_count"]:
         settings = f"pooling {made['pooling']}, shrinkage {made['shrinkage']:g}, seed {made['seed']}"
         costs = (f"{each} {made[f'{each}_cost']:g}" for each in ("state", "input", "terminal"))
@@ -92,6 +95,19 @@ def facts(controller: dict[str, Any]) -> dict[str, str]:
     if has_statistics(controller):
         shown["below"] = "separation of the classes (d'), and mean ± spread of alpha at every block's output"
     return shown
+
+
+def tracking_error(controller: dict[str, Any]) -> str:
+    """Return what a certificate says at full effort: root mean squares over the blocks, towards both poles."""
+    certificate = controller["certificate"]
+    parts = []
+    for pole, bound, measured in zip(
+        (controller["positive"], controller["negative"]), certificate["bound"], certificate["measured"], strict=True
+    ):
+        free, left, most = (np.sqrt(np.mean(np.square(row))) for row in (measured[0], measured[-1], bound[-1]))
+        parts.append(f"{pole}: {free:.2f} -> {left:.2f}, bound {most:.2f}")
+    reach = f"to strength {certificate['level'] / controller['scale']:.3g} in mode {certificate['mode']}"
+    return f"{'; '.join(parts)}; for {1 - certificate['risk']:.0%} of a text's tokens, up {reach}"
 
 
 def has_statistics(controller: dict[str, Any]) -> bool:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from edgesteer.cli import options
 from edgesteer.cli.console import print_json
 from edgesteer.cli.declared import constant, field_default
 from edgesteer.cli.generate import choose_loop
+from edgesteer.cli.groups import CommandOrGroup
 from edgesteer.cli.options import MACHINE
 from edgesteer.cli.profile_task import INTERRUPTED, Files, Task, ended_by_interrupt, print_report
 from edgesteer.cli.request import load_steering, parse_steer
@@ -34,17 +34,7 @@ SETTINGS = ("edgesteer.profile.sweep", "Settings")
 CACHE_TYPES = "|".join(constant("edgesteer.runtime.engine", "CACHE_TYPES"))
 
 
-class CompareOrProfile(TyperGroup):
-    """A first word that names a subcommand belongs to it; with any other one, the group itself is the command."""
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        if args and args[0] in self.commands:
-            name, *rest = args
-            return self.commands[name].make_context(f"{info_name} {name}", rest, parent, **extra)
-        return super().make_context(info_name, args, parent, **extra)
-
-
-app = typer.Typer(cls=CompareOrProfile, invoke_without_command=True, context_settings={"allow_interspersed_args": True})
+app = typer.Typer(cls=CommandOrGroup, invoke_without_command=True, context_settings={"allow_interspersed_args": True})
 
 
 def default_list(field: str) -> str:

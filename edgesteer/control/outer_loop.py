@@ -2,7 +2,8 @@
 
 Pure arithmetic; this file knows no llama.cpp. The regulated quantity is the intrinsic alpha: what the sensor reads
 minus what the controller's own push adds to it (linear in the control, calibrated at export) and minus what neutral
-text reads at that position.
+text reads at that position. A text goes on with what it has begun, so that a short push is worth more than a long one:
+effort draws on a reserve, which empties within a few tokens and fills again slowly.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ class Decay:
 
 
 class OuterLoop:
-    """Feedback on a running mean m of the intrinsic alpha: effort clip((reference - m) / reference, 0, 1).
+    """Feedback on a running mean m of the intrinsic alpha: effort b * clip(slope * (reference - m) / reference, 0, 1).
 
+    b is the reserve: full at first, b += (1 - b) / recovery_tokens - effort / fade_tokens at each token.
     sensor: the calibrated sensor. strength: the dial; reference = strength * sensor.target, so that half the strength
     asks for half the level, and a negative one for the same on the other side.
     """
@@ -58,28 +60,39 @@ class OuterLoop:
         self._sensor = sensor
         self._reference = strength * sensor.target
         self._count = 0
+        self.reserve = 1.0
         self.mean = 0.0
         self.intrinsic = 0.0
 
     def start(self, prompt_alpha: Array) -> None:
         """Begin from the prompt: its mean alpha above neutral, weighted by min(1, length / memory).
 
+        A prompt that reads on the other side of neutral counts as neutral: what is to be written is not yet.
         prompt_alpha: (length,) the sensor's readings over the prompt's own words; readings that are NaN are left out.
         """
         readings = prompt_alpha[np.isfinite(prompt_alpha)]
         if len(readings):
             weight = min(1.0, len(readings) / self._sensor.memory_tokens)
-            self.mean = weight * (float(readings.mean()) - self._sensor.prompt_mean)
+            mean = weight * (float(readings.mean()) - self._sensor.prompt_mean)
+            self.mean = mean if mean * self._reference > 0 else 0.0
 
     def effort(self) -> float:
         if self._reference == 0:
             return 0.0
-        return min(1.0, max(0.0, 1.0 - self.mean / self._reference))
+        shortfall = 1.0 - self.mean / self._reference
+        return self.reserve * min(1.0, max(0.0, self._sensor.slope * shortfall))
 
     def observe(self, alpha: float, control: Array) -> None:
         """Take in one generated token. alpha: the sensor's reading; control: (m,) at the steered blocks."""
+        self._draw(self.effort())
         neutral = self._sensor.position_mean
         expected = neutral[min(self._count, len(neutral) - 1)]
         self.intrinsic = alpha - float(self._sensor.push @ control) - float(expected)
         self.mean += (self.intrinsic - self.mean) / self._sensor.memory_tokens
         self._count += 1
+
+    def _draw(self, effort: float) -> None:
+        sensor = self._sensor
+        if sensor.fade_tokens:
+            change = (1.0 - self.reserve) / sensor.recovery_tokens - effort / sensor.fade_tokens
+            self.reserve = min(1.0, max(0.0, self.reserve + change))

@@ -101,7 +101,9 @@ def test_a_record_says_what_was_asked_and_what_came(run: Run, tiny_steer: Any) -
     assert (record["id"], record["sample"], record["seed"], record["warnings"]) == (1, 0, 7, [])
     assert record["n_tokens"] == record["timings"]["predicted_n"] <= 6
     assert [(each["controller"], each["strength"]) for each in record["steering"]] == [("warm", 0.5)]
-    assert set(record["telemetry"]["warm"]) == {"alpha", "running_mean", "error_before", "error_after", "effort"}
+    assert set(record["telemetry"]["warm"]) == {
+        "alpha", "running_mean", "error_before", "error_after", "effort", "error_bound", "violations", "checks",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

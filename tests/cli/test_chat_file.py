@@ -71,8 +71,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_json_records_steering_and_telemetry(tmp_path: Path) -> None:
     turn = steered_turn()
     report = SimpleNamespace(
-        controller="warm", alpha=[0.5, 1.0], running_mean=[0.25], effort=[1.0], error_before=0.5, error_after=0.25
-    )
+        controller="warm", alpha=[0.5, 1.0], running_mean=[0.25], effort=[1.0], error_before=0.5, error_after=0.25,
+        error_bound=0.75, violations=[1, 0], checks=[2, 2],
+    )  # fmt: skip
     turn.answer.result = SimpleNamespace(stop_reason="end", steering=[report])  # type: ignore[union-attr,assignment]
     turn.answer.request.steering = [{"controller": "warm", "strength": 0.5}]  # type: ignore[union-attr,misc]
     save(tmp_path / "a.json", "tiny", "", [turn])
@@ -84,6 +85,15 @@ def test_json_records_steering_and_telemetry(tmp_path: Path) -> None:
         "stop_reason": "end",
         "steering": [{"controller": "warm", "strength": 0.5}],
         "telemetry": {
-            "warm": {"alpha": 0.75, "running_mean": 0.25, "error_before": 0.5, "error_after": 0.25, "effort": 1.0}
+            "warm": {
+                "alpha": 0.75,
+                "running_mean": 0.25,
+                "error_before": 0.5,
+                "error_after": 0.25,
+                "effort": 1.0,
+                "error_bound": 0.75,
+                "violations": 1,
+                "checks": 4,
+            }
         },
     }

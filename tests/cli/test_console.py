@@ -39,11 +39,20 @@ def test_table_in_a_pipe_is_aligned_plain_text(capsys: pytest.CaptureFixture[str
 
 def test_summary_leaves_out_what_was_not_measured() -> None:
     report: Any = SimpleNamespace(
-        alpha=[0.25, 0.75], running_mean=[0.1, 0.2], effort=[1.0, 0.5], error_before=2.0, error_after=0.5
-    )
+        alpha=[0.25, 0.75], running_mean=[0.1, 0.2], effort=[1.0, 0.5], error_before=2.0, error_after=0.5,
+        error_bound=math.nan, violations=[0, 0], checks=[0, 0],
+    )  # fmt: skip
     assert str(summarize(report)) == ("alpha mean 0.50, running mean 0.20, effort 0.75, tracking error 2.00 -> 0.50")
     report.running_mean, report.alpha, report.effort = [math.nan], [], []
     assert str(summarize(report)) == "tracking error 2.00 -> 0.50"
+
+
+def test_summary_shows_the_bound_beside_the_error() -> None:
+    report: Any = SimpleNamespace(
+        alpha=[], running_mean=[], effort=[], error_before=2.0, error_after=0.5, error_bound=0.75, violations=[1, 2],
+        checks=[20, 10],
+    )  # fmt: skip
+    assert str(summarize(report)) == "tracking error 2.00 -> 0.50, bound 0.75 exceeded 3 times in 30"
 
 
 def test_progress_in_a_pipe_is_a_line_a_stage_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

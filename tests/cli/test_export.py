@@ -44,43 +44,49 @@ def model(tmp_path: Path) -> Path:
 
 
 class FakeExporter:
-    """In place of edgesteer.export: keeps what it is called with, and returns a controller at once."""
+    """In place of edgesteer.export: keeps what it is called with, and returns controllers at once."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.options: dict[str, Any] = {}
         self.model: Path | None = None
         pipeline, weights = ModuleType("pipeline"), ModuleType("weights")
-        vars(pipeline).update(ExportOptions=self.take_options, export_controller=self.export_controller)
+        vars(pipeline).update(ExportOptions=self.take_options, export_controllers=self.export_controllers)
         vars(weights).update(load_model=self.load_model)
         monkeypatch.setitem(sys.modules, "edgesteer.export.pipeline", pipeline)
         monkeypatch.setitem(sys.modules, "edgesteer.export.weights", weights)
 
-    def take_options(self, **options: Any) -> None:
+    def take_options(self, **options: Any) -> str:
         self.options = options
+        return str(options["law"])
 
     def load_model(self, path: Path) -> SimpleNamespace:
         self.model = path
         return SimpleNamespace(fingerprint=Fingerprint("llama", 2, 4, "a", "b", "Fake"))
 
-    def export_controller(
-        self, model: Any, concept: ConceptSet, neutral: Sequence[object], options: None, progress: Any
-    ) -> Controller:
+    def export_controllers(
+        self, model: Any, concept: ConceptSet, neutral: Sequence[object], laws: Sequence[str], progress: Any
+    ) -> dict[str, Controller]:
         progress.stage("thinking", 1)()
-        one = np.ones(1, np.float32)
-        return Controller(
-            name=concept.name,
-            positive=concept.positive,
-            negative=concept.negative,
-            law="add",
-            n_blocks=2,
-            blocks=(1,),
-            probe=None,
-            offset=one,
-            gain=np.ones((1, 4), np.float32),
-            rest=one,
-            span=one,
-            safe_range=(-1.5, 2.0),
-        )
+        names = [concept.name, *(f"{concept.name}-{law}" for law in laws[1:])]
+        return {name: fake_controller(name, concept) for name in names}
+
+
+def fake_controller(name: str, concept: ConceptSet) -> Controller:
+    one = np.ones(1, np.float32)
+    return Controller(
+        name=name,
+        positive=concept.positive,
+        negative=concept.negative,
+        law="add",
+        n_blocks=2,
+        blocks=(1,),
+        probe=None,
+        offset=one,
+        gain=np.ones((1, 4), np.float32),
+        rest=one,
+        span=one,
+        safe_range=(-1.5, 2.0),
+    )
 
 
 @pytest.fixture
@@ -100,6 +106,15 @@ def test_sidecar_is_written_and_described(
     assert written.startswith(f"{output}: ")
     assert written.endswith(" kB, add at blocks 1, loud (+) against quiet (-), safe range -1.5 to 2")
     assert command == f"Try: edgesteer generate MODEL.gguf --steer '{output}=1' --prompt Hello"
+
+
+def test_several_laws_are_one_file(
+    edgesteer: Any, exporter: FakeExporter, model: Path, concept: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "a.gguf"
+    result = edgesteer("export", model, "--concept", concept, "-o", output, "--law", "lqr,add,lqr")
+    assert list(read_sidecar(output).controllers) == ["noise", "noise-add"]
+    assert result.out.count("add at blocks 1, loud (+) against quiet (-), safe range -1.5 to 2") == 2
 
 
 def test_quiet_prints_nothing(
@@ -210,7 +225,8 @@ def test_missing_torch_names_the_pip_line(start: Any, model: Path, concept: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--law", "pid"], "unknown law; expected lqr or a-lqr or add; found pid"),
+        (["--law", "lqg"], "unknown law; expected lqr or a-lqr or add or ablate or pid or rotate; found lqg"),
+        (["--law", "lqr,lqg"], "unknown law; expected lqr or a-lqr or add or ablate or pid or rotate; found lqg"),
         (["--pooling", "max"], "unknown pooling; expected mean or last; found max"),
         (["--input-cost", "0"], "input_cost is out of range; expected above 0; found 0.0"),
         (["--seed", "-1"], "seed is out of range; expected at least 0; found -1"),

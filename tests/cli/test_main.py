@@ -18,8 +18,9 @@ from edgesteer.errors import EdgeSteerError, SafeRangeWarning
 
 HEAVY = ("torch", "transformers", "llama_cpp", "matplotlib")
 COMMANDS = (
-    "export", "inspect", "generate", "chat", "serve", "profile", "profile compare", "demo", "models", "models list",
-    "models path",
+    "export", "certify", "inspect", "generate", "chat", "serve", "profile", "profile compare", "demo", "judge",
+    "judge fit", "judge test", "models", "models list", "models path",
+    "eval", "eval degradation", "eval questionnaire",
 )  # fmt: skip
 
 

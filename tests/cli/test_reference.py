@@ -15,7 +15,7 @@ def test_page_is_current() -> None:
 
 def test_page_shows_defaults_of_the_library_and_choices() -> None:
     page = reference()
-    assert "- `--law` `lqr|a-lqr|add`: " in page
+    assert "- `--law` `lqr|a-lqr|add|ablate|pid|rotate[,...]`: " in page
     assert "- `--seed`, `-s`: " in page
     assert "Default: 0.95." in page
     assert "Default: the controller's." in page

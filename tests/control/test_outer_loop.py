@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,15 @@ def test_running_mean_of_the_intrinsic_alpha_by_hand(sensor: Sensor) -> None:
     loop.observe(0.775, NO_CONTROL)  # 0.775 - 0.25 = 0.525
     assert loop.mean == pytest.approx(0.125 + (0.525 - 0.125) / 4)
     assert loop.effort() == pytest.approx(1 - 0.225 / 0.8)
+
+
+def test_a_target_below_neutral_lets_go_once_the_text_is_there(sensor: Sensor) -> None:
+    loop = OuterLoop(replace(sensor, target=-0.8), 0.5)  # reference -0.4
+    efforts = []
+    for alpha in (1.5, -1.35, -9.0):  # intrinsic: 1.0, -1.6, -9.0
+        loop.observe(alpha, NO_CONTROL)
+        efforts.append(loop.effort())
+    assert efforts == pytest.approx([1.0, 1 - 0.2125 / 0.4, 0.0])  # means 0.25, -0.2125 and below the reference
 
 
 def test_own_push_is_not_taken_for_the_concept(sensor: Sensor) -> None:
@@ -136,3 +146,42 @@ def test_strength_0_asks_for_no_effort(sensor: Sensor) -> None:
     loop = OuterLoop(sensor, 0.0)
     loop.observe(1.0, NO_CONTROL)
     assert loop.effort() == 0.0
+
+
+def test_a_prompt_on_the_other_side_counts_as_neutral(sensor: Sensor) -> None:
+    for strength, reading in ((1.0, -0.5), (-1.0, 1.0)):
+        loop = OuterLoop(sensor, strength)
+        loop.start(array(*[reading] * 8))
+        assert loop.mean == 0.0
+
+
+def test_slope_says_how_late_the_loop_lets_go(sensor: Sensor) -> None:
+    loop = OuterLoop(replace(sensor, slope=4.0), 1.0)
+    efforts = []
+    for loop.mean in (0.0, 0.6, 0.7, 0.8):  # 1, 1/4, 1/8 and nothing of the target is missing
+        efforts.append(loop.effort())
+    assert efforts == pytest.approx([1.0, 1.0, 0.5, 0.0])
+
+
+def test_effort_empties_the_reserve_and_rest_fills_it_by_hand(sensor: Sensor) -> None:
+    loop = OuterLoop(replace(sensor, fade_tokens=2.0, recovery_tokens=4.0), 1.0)
+    reserves = [loop.reserve]
+    for alpha in (0.5, 0.25, 40.0, 0.0):  # neutral, neutral, far beyond the target, neutral
+        loop.observe(alpha, NO_CONTROL)
+        reserves.append(loop.reserve)
+    # 1 - 1/2; 0.5 + 0.5/4 - 0.5/2; 0.375 + 0.625/4 - 0.375/2; then no effort: 0.34375 + 0.65625/4
+    assert reserves == pytest.approx([1.0, 0.5, 0.375, 0.34375, 0.5078125])
+
+
+def test_effort_draws_on_the_reserve(sensor: Sensor) -> None:
+    loop = OuterLoop(replace(sensor, fade_tokens=2.0), 1.0)
+    loop.reserve, loop.mean = 0.5, 0.4
+    assert loop.effort() == pytest.approx(0.5 * (1 - 0.4 / 0.8))
+
+
+def test_a_text_that_stays_on_target_keeps_its_reserve(sensor: Sensor) -> None:
+    loop = OuterLoop(replace(sensor, fade_tokens=2.0), 1.0)
+    loop.start(array(*[2.0] * 8))
+    for _ in range(20):
+        loop.observe(2.0, NO_CONTROL)
+    assert loop.reserve == 1.0

@@ -12,17 +12,20 @@ import pytest
 
 from edgesteer.concept import ConceptSet, Example
 from edgesteer.control.riccati import RiccatiSolution, regulator_direction, solve_riccati
-from edgesteer.controller import LAWS, Array, Controller
+from edgesteer.controller import LAWS, Array, Controller, Pid
 from edgesteer.errors import ConceptError, SteeringError
 from edgesteer.export.activations import collect_activations
 from edgesteer.export.calibrate import Classes, classes_of, probes
 from edgesteer.export.jacobians import mean_jacobians
+from edgesteer.export.laws import unit
 from edgesteer.export.pipeline import (
     LEVELS,
     ExportOptions,
+    analyse,
     choose_prompts,
+    controller_of,
     export_controller,
-    paper_law,
+    export_controllers,
     riccati_of,
     tokenize_all,
 )
@@ -108,16 +111,6 @@ def test_lqr_setpoint_moves_from_neutral_in_distances_of_the_classes(exported: d
     np.testing.assert_array_equal(lqr.span, 1)
 
 
-def test_paper_law_by_hand() -> None:
-    """E_0 = (3, 4), so |E_0| = 5, v_0 = (0.6, 0.8) and K_0 v_0 = (2*0.6, 0.8)."""
-    direction = np.array([[3.0, 4.0], [9.0, 9.0]])
-    solution = RiccatiSolution(np.zeros((2, 2, 2)), np.array([np.diag([2.0, 1.0])]))
-    probe, gain, span = paper_law(direction, solution, [0])
-    np.testing.assert_allclose(probe, [[0.6, 0.8]])
-    np.testing.assert_allclose(gain, [[1.2, 0.8]])
-    np.testing.assert_allclose(span, [5.0])
-
-
 def test_a_lqr_is_the_published_law(exported: dict[str, Controller], classes: Classes, jacobians: Array) -> None:
     """u_t = (lambda |E_t| - v_t . x_t) K_t v_t, at the blocks' inputs, and strength is the paper's lambda."""
     paper, gains = exported["a-lqr"], solved(jacobians).gains
@@ -141,6 +134,43 @@ def test_add_is_the_class_direction(exported: dict[str, Controller], classes: Cl
     np.testing.assert_array_equal(add.rest + 2.0 * add.span, [2.0] * 4)
 
 
+def test_ablate_is_the_unit_direction_of_the_blocks_outputs(exported: dict[str, Controller], classes: Classes) -> None:
+    ablate = exported["ablate"]
+    np.testing.assert_allclose(ablate.gain, unit(classes.direction[1:]), rtol=1e-4, atol=1e-6)
+    assert ablate.sensor is not None
+    assert ablate.sensor.target == -1.0  # there the outer loop lets go
+    assert ablate.scale == 1.0
+    assert ablate.safe_range[0] == 0.0
+    assert 0.25 <= ablate.safe_range[1] <= 1.0
+
+
+def test_pid_is_the_unit_direction_of_the_blocks_inputs(exported: dict[str, Controller], classes: Classes) -> None:
+    pid = exported["pid"]
+    np.testing.assert_allclose(pid.gain, unit(classes.direction[:4]), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(pid.span, np.linalg.norm(classes.direction[:4], axis=1), rtol=1e-4)
+    assert pid.pid == Pid(OPTIONS.proportional, OPTIONS.integral, OPTIONS.derivative)
+
+
+def test_rotate_steers_where_the_class_means_lie_on_opposite_sides(
+    exported: dict[str, Controller], classes: Classes
+) -> None:
+    rotate = exported["rotate"]
+    v = unit(classes.direction[1:])
+    means = (pooled.mean(axis=0)[1:] for pooled in (classes.positive_pooled, classes.negative_pooled))
+    positive, negative = (np.sum(mean * v, axis=1) for mean in means)
+    assert rotate.blocks == tuple(np.flatnonzero(positive * negative < 0))
+    assert 0 < len(rotate.blocks) < 4
+    np.testing.assert_allclose(rotate.gain, v[list(rotate.blocks)], rtol=1e-4, atol=1e-6)
+
+
+def test_rotate_without_such_a_block_is_refused(
+    tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any, exported: dict[str, Controller]
+) -> None:
+    others = tuple(set(range(4)) - set(exported["rotate"].blocks))
+    with pytest.raises(SteeringError, match=r"rotate has no block to steer; expected .*; found none among 1"):
+        export(tiny_torch, concept, no_progress, law="rotate", blocks=others)
+
+
 # ---- what all laws share ----
 
 
@@ -150,10 +180,22 @@ def test_every_law_is_calibrated(exported: dict[str, Controller], law: str) -> N
     assert controller.sensor is not None
     assert controller.statistics is not None
     assert controller.sensor.block == np.argmax(controller.statistics.separation)
-    assert not controller.sensor.push[controller.sensor.block :].any()  # nothing acts on what was read before it
+    late = np.array(controller.blocks) >= controller.sensor.block
+    assert not controller.sensor.push[late].any()  # nothing acts on what was read before it
     low, high = controller.safe_range
-    assert low < 0 < high
+    assert (low < 0) == (law != "ablate")
+    assert high > 0
     assert LEVELS[0] <= controller.scale <= LEVELS[-1]
+
+
+def test_a_one_way_concept_has_no_negative_side(
+    tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any, exported: dict[str, Controller]
+) -> None:
+    one_way = replace(concept, one_way=True)
+    found = export(tiny_torch, one_way, no_progress)
+    assert found.safe_range == (0.0, exported["lqr"].safe_range[1])
+    with pytest.raises(SteeringError, match="is not taken out"):
+        export(tiny_torch, one_way, no_progress, law="ablate")
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -196,7 +238,28 @@ def test_exported_controller_survives_its_file(
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
 
+def test_one_analysis_serves_all_laws(
+    exported: dict[str, Controller], tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any, tmp_path: Path
+) -> None:
+    laws = [replace(OPTIONS, law=law) for law in LAWS]
+    together = export_controllers(tiny_torch, concept, NEUTRAL, laws, no_progress)
+    assert list(together) == ["height", *(f"height-{law}" for law in LAWS[1:])]
+    for law, (name, controller) in zip(LAWS, together.items(), strict=True):
+        for stem, each in (("alone", replace(exported[law], name=name)), ("together", controller)):
+            write_sidecar(tmp_path / stem, Sidecar(tiny_torch.fingerprint, {name: each}))
+        assert (tmp_path / "alone").read_bytes() == (tmp_path / "together").read_bytes()
+
+
 # ---- options ----
+
+
+@pytest.mark.parametrize("other", [{"pooling": "last"}, {"shrinkage": 0.5}, {"seed": 1}, {"jacobian_prompts": 2}])
+def test_controller_cannot_ask_for_another_analysis(
+    tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any, other: dict[str, Any]
+) -> None:
+    analysis = analyse(tiny_torch, concept, NEUTRAL, OPTIONS, no_progress)
+    with pytest.raises(SteeringError, match=f"{next(iter(other))} is not that of the analysis; expected"):
+        controller_of(tiny_torch, analysis, replace(OPTIONS, **other), no_progress)
 
 
 def test_other_blocks_have_no_actuator(
@@ -239,7 +302,7 @@ def test_linearization_uses_an_equal_share_of_both_poles(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"law": "lqg"}, "unknown law; expected lqr or a-lqr or add; found lqg"),
+        ({"law": "lqg"}, "unknown law; expected lqr or a-lqr or add or ablate or pid or rotate; found lqg"),
         ({"pooling": "max"}, "unknown pooling; expected mean or last; found max"),
         ({"shrinkage": 0.0}, "shrinkage is out of range; expected above 0, at most 1; found 0.0"),
         ({"shrinkage": 1.5}, "shrinkage is out of range"),
@@ -247,6 +310,9 @@ def test_linearization_uses_an_equal_share_of_both_poles(
         ({"state_cost": -1.0}, "state_cost is out of range"),
         ({"input_cost": 0.0}, "input_cost is out of range"),
         ({"terminal_cost": -1.0}, "terminal_cost is out of range"),
+        ({"proportional": -1.0}, "proportional is out of range"),
+        ({"integral": -1.0}, "integral is out of range"),
+        ({"derivative": -1.0}, "derivative is out of range"),
         ({"jacobian_prompts": 0}, "jacobian_prompts is out of range"),
         ({"memory_tokens": 0.0}, "memory_tokens is out of range"),
         ({"dial_nats": 0.0}, "dial_nats is out of range"),

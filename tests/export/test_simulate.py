@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgesteer.controller import Command, Controller
+from edgesteer.controller import LAWS, Command, Controller
 from edgesteer.export.activations import residual_stream
 from edgesteer.export.simulate import run_steered
 from edgesteer.export.weights import LoadedModel
@@ -38,7 +38,7 @@ def reading(controller: Controller, x: torch.Tensor) -> torch.Tensor:
     return x @ torch.from_numpy(controller.probe[0]) - float(controller.offset[0])
 
 
-@pytest.mark.parametrize("law", ["lqr", "a-lqr", "add"])
+@pytest.mark.parametrize("law", LAWS)
 def test_strength_0_is_the_unsteered_model(
     tiny_torch: LoadedModel, plain: torch.Tensor, make_controller: Callable[..., Controller], law: str
 ) -> None:

@@ -12,7 +12,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from edgesteer.controller import Array, Controller
+from edgesteer.controller import LAWS, Array, Controller
 from edgesteer.errors import EngineError, ModelError
 from edgesteer.runtime import hook as hook_module
 from edgesteer.runtime.engine import CACHE_TYPES, Commands, Engine, default_threads, ggml_type
@@ -69,7 +69,7 @@ def test_no_effort_leaves_logits_bit_identical(
     tokens = TOKENS[: 2 * chunk]
     with Engine(model, context_tokens=256) as unhooked:
         plain = logits_of(unhooked, tokens, chunk=chunk)
-    controllers = [make_controller(model.n_blocks, model.width, law=law, name=law) for law in ("lqr", "a-lqr", "add")]
+    controllers = [make_controller(model.n_blocks, model.width, law=law, name=law) for law in LAWS]
     with Engine(model, controllers, context_tokens=256, force_copy=copying) as engine:
         for options in ({"action": SENSE}, {"action": MEASURE}, {"effort": 0.0}):
             commands = steering(engine, len(tokens), **options)

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgesteer.chat import conversation
-from edgesteer.controller import Array, Controller
+from edgesteer.controller import LAWS, Array, Controller
 from edgesteer.errors import EngineError, SafeRangeWarning, SteeringError
 from edgesteer.runtime import sequence
 from edgesteer.runtime.engine import Engine
@@ -387,6 +387,28 @@ def test_closed_loop_follows_its_law(engine: Engine, controller: Controller, pro
         mean += (report.alpha[token] - push - mean) / memory
         assert report.running_mean[token] == pytest.approx(mean, abs=1e-5)
     assert len(set(report.effort)) > 1  # or the law was not put to the test
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_every_law_steers_a_text_under_the_outer_loop(
+    tiny_llama: LlamaModel, make_controller: Callable[..., Controller], prompt: Prompt, law: str
+) -> None:
+    with Engine(tiny_llama, [make_controller(4, 32, name="tone", law=law)], context_tokens=256) as engine:
+        spy = Spy(engine)
+        report = TextStream(engine, prompt, [Steering("tone", 0.5)], GREEDY, 6).run().steering[0]
+        steered = np.array([np.any(rows[:4, 0] != 0) for rows in spy.control[1:]])
+    np.testing.assert_array_equal(steered, np.array(report.effort) > 0)
+    assert steered.any()
+    assert np.isfinite([*report.alpha, *report.running_mean, *report.push]).all()
+
+
+def test_negative_strength_of_ablation_is_the_unsteered_model(
+    tiny_llama: LlamaModel, make_controller: Callable[..., Controller], prompt: Prompt
+) -> None:
+    with Engine(tiny_llama, [make_controller(4, 32, name="tone", law="ablate")], context_tokens=256) as engine:
+        off, plain = (TextStream(engine, prompt, asked, GREEDY, 6).run() for asked in ([Steering("tone", -1.0)], []))
+    assert off.tokens == plain.tokens
+    assert not any(off.steering[0].push)
 
 
 def test_telemetry_sums_up_what_the_hook_measured(engine: Engine, controller: Controller, prompt: Prompt) -> None:

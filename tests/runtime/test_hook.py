@@ -11,6 +11,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgesteer.controller import Array, Command, Controller, Sensor
+from edgesteer.controller import LAWS, Array, Command, Controller, Pid, Sensor
 from edgesteer.errors import EngineError, ModelError, SteeringError
 from edgesteer.runtime import hook as hook_module
 from edgesteer.runtime.hook import (
@@ -177,11 +178,17 @@ def controller(
         return (spread * random.normal(size=shape)).astype(np.float32)
 
     m = len(blocks)
+    tensors = {
+        "probe": None if law == "add" else normal(m, WIDTH, spread=1 / 8), "offset": normal(m),
+        "gain": normal(m, WIDTH, spread=1 / 4), "rest": normal(m), "span": normal(m),
+    }  # fmt: skip
+    if law in ("ablate", "rotate"):
+        gain, axis = np.moveaxis(np.linalg.qr(normal(m, WIDTH, 2))[0], -1, 0)
+        tensors |= {"probe": gain, "gain": gain, "offset": np.zeros(m, "f4")}
+        tensors |= {"axis": axis} if law == "rotate" else dict.fromkeys(("rest", "span"), np.zeros(m, "f4"))
     return Controller(
         name=f"{law}-{seed}", positive="up", negative="down",
-        law=law, n_blocks=N_BLOCKS, blocks=tuple(blocks),
-        probe=None if law == "add" else normal(m, WIDTH, spread=1 / 8), offset=normal(m),
-        gain=normal(m, WIDTH, spread=1 / 4), rest=normal(m), span=normal(m),
+        law=law, n_blocks=N_BLOCKS, blocks=tuple(blocks), pid=Pid(0.8, 0.2, 0.3) if law == "pid" else None, **tensors,
         sensor=None if sensor_block is None else Sensor(
             block=sensor_block, probe=normal(WIDTH, spread=1 / 8), offset=0.3, target=1.0, memory_tokens=8.0,
             push=normal(m), prompt_mean=0.0, position_mean=normal(4),
@@ -269,7 +276,7 @@ def assert_equal_bits(ours: Sequence[Array], theirs: Sequence[Array]) -> None:
 
 @pytest.mark.parametrize("force_copy", [False, True], ids=["in place", "copied"])
 @pytest.mark.parametrize("mode", ["hold", "floor", "ceiling"])
-@pytest.mark.parametrize("law", ["lqr", "a-lqr", "add"])
+@pytest.mark.parametrize("law", LAWS)
 def test_every_law_in_every_mode_is_the_oracle_s(
     make: MakeSetup, oracle: ModuleType, law: str, mode: str, force_copy: bool
 ) -> None:
@@ -302,7 +309,7 @@ def test_one_row_by_hand(library: ctypes.CDLL) -> None:
 
 
 @pytest.mark.parametrize("action", ["off", "sense", "measure", "steer"])
-@pytest.mark.parametrize("law", ["lqr", "a-lqr", "add"])
+@pytest.mark.parametrize("law", LAWS)
 def test_every_action_is_the_oracle_s(make: MakeSetup, oracle: ModuleType, law: str, action: str) -> None:
     setup = make([controller(law)])
     demands = [[oracle.Demand(action, Command(1.0, 1.0, "hold"))]] * ROWS
@@ -314,8 +321,8 @@ def test_every_action_is_the_oracle_s(make: MakeSetup, oracle: ModuleType, law: 
 def test_controllers_of_all_laws_at_once_are_the_oracle_s(
     make: MakeSetup, oracle: ModuleType, force_copy: bool
 ) -> None:
-    laws = ["lqr", "a-lqr", "add", "lqr", "a-lqr"]
-    sensors = [10, None, 3, 11, 0]
+    laws = ["lqr", "a-lqr", "add", "pid", "rotate", "ablate", "pid", "rotate", "lqr", "a-lqr"]
+    sensors = [10, None, 3, 11, 0, 10, None, 3, 11, 0]
     setup = make(
         [
             controller(law, seed=i, sensor_block=s)
@@ -353,7 +360,7 @@ def test_only_the_rows_that_ask_are_steered(make: MakeSetup, oracle: ModuleType)
     assert all(np.all(steered[1][row] != unsteered[1][row]) for row in (1, 4))
 
 
-@pytest.mark.parametrize("law", ["lqr", "a-lqr"])
+@pytest.mark.parametrize("law", LAWS)
 def test_commands_may_change_from_decode_to_decode(make: MakeSetup, oracle: ModuleType, law: str) -> None:
     setup = make([controller(law)])
     for level in (1.0, -2.0):
@@ -362,12 +369,98 @@ def test_commands_may_change_from_decode_to_decode(make: MakeSetup, oracle: Modu
         assert_same(setup, setup.run(demands), trace)
 
 
+# ---- laws that write more than control * gain ----
+
+
+def one_site_row(library: ctypes.CDLL, command: tuple[float, float], x: Sequence[float], **site: Any) -> list[float]:
+    """Return what one site at one block makes of one row."""
+    vectors = {name: np.array(site.pop(name), np.float32) for name in ("probe", "gain", "axis") if name in site}
+    hook = Hook(
+        FakeGgml().backend, width=len(x), n_blocks=1, sites=[Site(0, 1, 0, **vectors, **site)], n_controllers=1,
+        max_rows=1, library=library,
+    )  # fmt: skip
+    hook.plan(np.array([[(*command, STEER, phi_code("hold"))]], COMMAND), np.array([True]))
+    shown: list[float] = FakeModel().show(hook, "l_out-0", np.array([x], np.float32))[0].tolist()
+    return shown
+
+
+@pytest.mark.parametrize(("strength", "left"), [(0.25, 3.0), (0.5, 2.0), (1.0, 0.0)])
+def test_ablation_removes_a_share_of_the_projection(library: ctypes.CDLL, strength: float, left: float) -> None:
+    v = (0.0, 1.0, 0.0)
+    assert one_site_row(library, (9.0, strength), (5, 4, 3), probe=v, gain=v) == [5.0, left, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("x", "level", "effort", "turned"),
+    [
+        ((0, 2, 7), 1.0, 1.0, (2**0.5, 2**0.5, 7)),  # up by 45 degrees
+        ((0, -2, 7), 1.0, 1.0, (2**0.5, -(2**0.5), 7)),  # by the shorter way
+        ((0, 2, 7), -1.0, 1.0, (-(2**0.5), 2**0.5, 7)),
+        ((0, 2, 7), 2.0, 0.5, (2**0.5, 2**0.5, 7)),  # the effort scales the angle
+        ((0, 2, 7), 3.0, 1.0, (2, 0, 7)),  # not beyond the pole
+        ((0, 2, 7), -3.0, 1.0, (-2, 0, 7)),
+        ((-3, 0, 7), 2.0, 1.0, (0, 3, 7)),  # from the other pole, on either side
+        ((0, 0, 7), 1.0, 1.0, (0, 0, 7)),
+    ],
+)
+def test_rotation_by_hand(
+    library: ctypes.CDLL, x: tuple[float, ...], level: float, effort: float, turned: tuple[float, ...]
+) -> None:
+    first = (1.0, 0.0, 0.0)
+    plane = dict(probe=first, gain=first, axis=(0.0, 1.0, 0.0), span=np.pi / 4)
+    assert one_site_row(library, (level, effort), x, **plane) == pytest.approx(turned, abs=1e-6)
+
+
+def test_rotation_of_a_row_without_a_part_in_the_plane_writes_nothing(make: MakeSetup, oracle: ModuleType) -> None:
+    setup = make([controller("rotate", blocks=[4], sensor_block=None)], is_host=False)
+    setup.model.weights = [np.zeros((WIDTH, WIDTH), np.float32)] * N_BLOCKS
+    outputs = np.ones(1, bool)
+    setup.hook.plan(command_array([[oracle.Demand("steer", Command(1.0, 1.0, "hold"))]]), outputs)
+    setup.model.decode(setup.hook, np.zeros((1, WIDTH), np.float32))
+    assert setup.ggml.writes == []
+
+
+@pytest.mark.parametrize("level", [-40.0, -1.0, 0.3, 2.0, 40.0])
+def test_rotation_keeps_every_length(make: MakeSetup, oracle: ModuleType, level: float) -> None:
+    setup = make([controller("rotate", blocks=[3], sensor_block=None)])
+    steered = setup.run([[oracle.Demand("steer", Command(level, 1.0, "hold"))]] * ROWS)[4]
+    plain = setup.unhooked()[4]
+    assert not np.array_equal(steered, plain)
+    np.testing.assert_allclose(*(np.linalg.norm(x, axis=1) for x in (steered, plain)), rtol=1e-5)
+
+
+def test_pid_by_hand(make: MakeSetup, oracle: ModuleType) -> None:
+    """Blocks that do nothing, one gain g, no feedback: controls 2, 2, 2 make 2 g times these factors.
+
+    Kp + Ki + Kd, then Kp + 2 Ki, then Kp + 3 Ki.
+    """
+    base = controller("pid", blocks=[1, 4, 6], sensor_block=None)
+    gain = np.tile(base.gain[:1], (3, 1))
+    ones = np.ones(3, np.float32)
+    constant = replace(base, probe=0 * gain, offset=0 * ones, rest=0 * ones, span=ones, gain=gain)
+    setup = make([constant])
+    setup.model.weights = [np.zeros((WIDTH, WIDTH), np.float32)] * N_BLOCKS
+    boundaries = setup.run([[oracle.Demand("steer", Command(2.0, 1.0, "hold"))]])
+    factors = np.cumsum([0.8 + 0.2 + 0.3, 0.8 + 2 * 0.2, 0.8 + 3 * 0.2])
+    for boundary, factor in zip((2, 5, 7), factors, strict=True):
+        moved = boundaries[boundary][0] - embedding_of(1)[0]
+        np.testing.assert_allclose(moved, 2 * factor * gain[0], rtol=1e-5, atol=1e-6)
+
+
+def test_pid_forgets_the_token_before(make: MakeSetup, oracle: ModuleType) -> None:
+    setup = make([controller("pid"), controller("pid", seed=1)])
+    demands = [[oracle.Demand("steer", Command(level, 1.0, "hold"))] * 2 for level in (1.0, -2.0, 0.5)]
+    first = setup.run(demands)
+    setup.run(demands[::-1])
+    assert_equal_bits(setup.run(demands), first)
+
+
 # ---- what stays untouched ----
 
 
 def test_off_asks_for_nothing_and_leaves_every_bit(make: MakeSetup, oracle: ModuleType) -> None:
-    setup = make([controller("lqr"), controller("a-lqr")])
-    boundaries = setup.run([[oracle.Demand("off")] * 2] * ROWS)
+    setup = make([controller(law) for law in LAWS])
+    boundaries = setup.run([[oracle.Demand("off")] * len(LAWS)] * ROWS)
     x = embedding_of()
     for weights, boundary in zip(setup.model.weights, boundaries[1:], strict=True):
         x = x + x @ weights
@@ -379,8 +472,8 @@ def test_off_asks_for_nothing_and_leaves_every_bit(make: MakeSetup, oracle: Modu
 def test_zero_effort_leaves_every_bit_and_writes_nothing(
     make: MakeSetup, oracle: ModuleType, is_host: bool
 ) -> None:
-    setup = make([controller("lqr"), controller("add", seed=1)], is_host=is_host)
-    steered = setup.run([[oracle.Demand("steer", Command(1.0, 0.0, "hold"))] * 2] * ROWS)
+    setup = make([controller(law, seed=i) for i, law in enumerate(LAWS)], is_host=is_host)
+    steered = setup.run([[oracle.Demand("steer", Command(1.0, 0.0, "hold"))] * len(LAWS)] * ROWS)
     assert setup.ggml.writes == []
     assert_equal_bits(steered, setup.unhooked())
 
@@ -435,8 +528,8 @@ def test_reading_the_input_of_block_0_asks_for_the_embedding(make: MakeSetup, or
 def test_copied_rows_give_the_same_bits_as_rows_in_place(
     make: MakeSetup, oracle: ModuleType, options: dict[str, Any]
 ) -> None:
-    controllers = [controller("lqr"), controller("a-lqr", seed=1), controller("add", seed=2)]
-    demands = [[oracle.Demand("steer", Command(level, 0.9, "floor"))] * 3 for level in (-1.0, 0.0, 1.0)]
+    controllers = [controller(law, seed=i) for i, law in enumerate(LAWS)]
+    demands = [[oracle.Demand("steer", Command(level, 0.9, "floor"))] * len(LAWS) for level in (-1.0, 0.0, 1.0)]
     in_place, copied = make(controllers), make(controllers, **options)
     assert_equal_bits(in_place.run(demands), copied.run(demands))
     for name in ("before", "after", "control"):
@@ -459,7 +552,7 @@ def test_only_active_rows_are_copied(make: MakeSetup, oracle: ModuleType) -> Non
 
 
 @pytest.mark.parametrize("is_host", [True, False], ids=["host", "device"])
-@pytest.mark.parametrize("law", ["lqr", "a-lqr"])
+@pytest.mark.parametrize("law", ["lqr", "a-lqr", "pid", "rotate"])
 @pytest.mark.parametrize(
     "is_output",
     [[0, 0, 0, 0, 1], [1, 0, 1, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]],
@@ -900,7 +993,7 @@ def test_a_missing_library_is_reported(tmp_path: Path) -> None:
 
 def test_a_library_with_other_structs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(hook_module.STRUCT_BYTES, "site", 4)
-    with pytest.raises(EngineError, match="another es_site; expected 4 bytes; found 40"):
+    with pytest.raises(EngineError, match="another es_site; expected 4 bytes; found 64"):
         load_library.__wrapped__()
 
 

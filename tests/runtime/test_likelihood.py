@@ -86,6 +86,12 @@ def test_tokens_after_a_windows_edge_are_scored_from_the_tokens_before_them(engi
         np.testing.assert_allclose(found[scored], alone[window.scored - window.stop :], **CLOSE)
 
 
+def test_tokens_before_the_first_wanted_one_are_not_scored(engine: Engine) -> None:
+    whole, part = log_likelihoods(engine, [TEXT])[0], log_likelihoods(engine, [TEXT], first=7)[0]
+    assert np.isnan(part[:6]).all()
+    np.testing.assert_allclose(part[6:], whole[6:], **CLOSE)
+
+
 def test_windows_change_what_is_scored(engine: Engine) -> None:
     """Or the test above would show nothing."""
     whole, parts = (log_likelihoods(engine, [TEXT], window=size)[0] for size in (60, 20))

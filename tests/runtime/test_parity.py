@@ -16,7 +16,7 @@ import pytest
 
 from edgesteer.chat import conversation
 from edgesteer.concept import Example, builtin_concepts, load_concept, load_neutral
-from edgesteer.controller import Array, Command, Controller
+from edgesteer.controller import LAWS, Array, Command, Controller
 from edgesteer.runtime.engine import Engine
 from edgesteer.runtime.hook import STEER, phi_code
 from edgesteer.runtime.model import LlamaModel
@@ -88,7 +88,7 @@ def relative_errors(ours: SteeredRun, theirs: Captured) -> Array:
 
 
 @pytest.mark.usefixtures("exact_attention")
-@pytest.mark.parametrize("law", ["lqr", "a-lqr", "add"])
+@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("mode", ["hold", "floor", "ceiling"])
 @pytest.mark.parametrize("only_last", [True, False], ids=["last", "all"])
 def test_steered_streams_agree_at_every_boundary(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgesteer.controller import Array, Command, Controller
+from edgesteer.controller import Array, Certificate, Command, Controller, Pid
 from edgesteer.runtime.telemetry import SteeringReport, Trace
 
 
@@ -73,6 +73,70 @@ def test_errors_are_those_where_control_acted(report: SteeringReport) -> None:
     # before: 2 - 1, 1 - 0.5 and 2 - 3; the fourth had no control. after: 2 - 1.5, 1 - 1, 2 - 2
     assert report.error_before == pytest.approx(np.sqrt((1 + 0.25 + 1) / 3))
     assert report.error_after == pytest.approx(np.sqrt(0.25 / 3))
+
+
+def test_push_of_pid_is_what_all_blocks_so_far_make_it_write(controller: Controller) -> None:
+    """Ki = 1 and Kp = Kd = 0: gains (3, 4) and (0, 2) times 0.5 and 0.25 sum up to (1.5, 2) and (1.5, 2.5)."""
+    pid = replace(controller, law="pid", pid=Pid(0.0, 1.0, 0.0))
+    report = report_of(pid, Command(2.0, 1.0, "hold"), 1.0)
+    assert report.push == pytest.approx([2.5, np.hypot(1.5, 2.5)])
+
+
+def test_rotation_has_no_error(controller: Controller) -> None:
+    gain, axis = np.eye(2, dtype=np.float32)
+    rotate = replace(
+        controller, law="rotate", probe=np.stack([gain, axis]), gain=np.stack([gain, axis]),
+        axis=np.stack([axis, gain]), offset=array(0, 0),
+    )  # fmt: skip
+    report = report_of(rotate, Command(2.0, 1.0, "hold"), 1.0)
+    assert (report.error_before, report.error_after) == (0, 0)
+    assert report.push == pytest.approx([0.5, 0.25])  # along the concept's direction
+
+
+@pytest.fixture
+def certified(controller: Controller) -> Controller:
+    """Towards the positive pole, the errors after control are 0.5 and 0 at the first token, and 0 at the second."""
+    bound = np.zeros((2, 3, 2), dtype=np.float32)
+    bound[0] = ((3, 3), (0.75, 0.75), (0.25, 0.25))
+    certificate = Certificate(2.0, "hold", 0.1, 20, array(0, 0.5, 1), bound, bound)
+    return replace(controller, certificate=certificate)
+
+
+def report_of(controller: Controller, command: Command, *efforts: float) -> SteeringReport:
+    trace = Trace(controller, command)
+    for token, effort in enumerate(efforts):
+        trace.take(BEFORE[token], AFTER[token], CONTROL[token])
+        trace.note(effort, 0.0, None, CONTROL[token][:2])
+    return trace.report(0.6)
+
+
+def test_errors_above_the_bound_are_counted_by_block(certified: Controller) -> None:
+    report = report_of(certified, Command(2.0, 1.0, "hold"), 1.0, 0.5)
+    # bounds 0.25 and 0.25, then 0.75 where control acted; of the errors 0.5, 0 and 0
+    assert (report.violations, report.checks) == ([1, 0], [2, 1])
+    assert report.error_bound == pytest.approx(np.sqrt((0.25**2 + 0.25**2 + 0.75**2) / 3))
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(0.7, 1.0), (1.0, 0.7), (0.9, 0.6)])
+def test_less_effort_has_the_bound_of_the_next_lower_one(certified: Controller, outer: float, inner: float) -> None:
+    report = report_of(certified, Command(2.0, inner, "hold"), outer)
+    assert (report.violations, report.error_bound) == ([0, 0], pytest.approx(0.75))
+
+
+@pytest.mark.parametrize("command", [Command(2.1, 1.0, "hold"), Command(2.0, 1.0, "floor")])
+def test_nothing_is_checked_beyond_what_was_certified(certified: Controller, command: Command) -> None:
+    report = report_of(certified, command, 1.0)
+    assert (report.violations, report.checks) == ([0, 0], [0, 0])
+    assert np.isnan(report.error_bound)
+
+
+def test_nothing_is_checked_without_a_certificate(controller: Controller) -> None:
+    assert report_of(controller, Command(2.0, 1.0, "hold"), 1.0).checks == [0, 0]
+
+
+def test_each_pole_has_its_own_bound(certified: Controller) -> None:
+    # setpoints at level -2 are -2 and 1, so the errors are 3.5 and 0; the bounds of the negative pole are 0
+    assert report_of(certified, Command(-2.0, 1.0, "hold"), 1.0).violations == [1, 0]
 
 
 def test_trace_keeps_copies(controller: Controller) -> None:

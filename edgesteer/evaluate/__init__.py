@@ -1,0 +1,1 @@
+"""The laboratory: measures what steering does, and what it costs."""
