@@ -63,16 +63,10 @@ def negative_log_likelihood(
 
 
 def log_likelihoods(
-    engine: Engine,
-    texts: Sequence[Sequence[int]],
-    *,
-    window: int | None = None,
-    first: int = 1,
-    check: Check = lambda: None,
+    engine: Engine, texts: Sequence[Sequence[int]], *, window: int | None = None, check: Check = lambda: None
 ) -> list[Array]:
     """Return the log probability of every token of each text but the first, in nats: one (len(text) - 1,) a text.
 
-    first: the first token to score, of each text; those before it in its first window are nan, and cost less.
     window: most tokens that are read together; the engine's context by default. In a longer text, every token after the
     first window has at least window // 2 - 1 tokens before it, and BOS if the text begins with it. As many windows as
     the engine has sequences and cells for are decoded at once. check: called before every decode; what it raises ends
@@ -90,7 +84,7 @@ def log_likelihoods(
     windows = [
         each
         for number, text in enumerate(texts)
-        for each in windows_of(number, len(text), size, first=first, has_bos=len(text) > 0 and text[0] == bos)
+        for each in windows_of(number, len(text), size, has_bos=len(text) > 0 and text[0] == bos)
     ]
     scores = [np.full(max(0, len(text) - 1), math.nan) for text in texts]
     _forget_all(engine)
@@ -103,11 +97,54 @@ def log_likelihoods(
     return scores
 
 
-def windows_of(text: int, length: int, size: int, *, first: int = 1, has_bos: bool = False) -> Iterator[Window]:
-    """Yield windows that hold at most `size` tokens and score tokens first .. length - 1 once each, or more of them."""
+def continuation_log_likelihoods(
+    engine: Engine, prompt: Sequence[int], continuations: Sequence[Sequence[int]], *, check: Check = lambda: None
+) -> list[Array]:
+    """Return the log probability of every token of some continuations of one prompt, in nats: one (len,) each.
+
+    The prompt is decoded once, and each continuation after it alone, so that no neighbour moves its digits. check: as
+    in log_likelihoods, and so is the KV cache afterwards. Raises EngineError for an empty prompt, for tokens that the
+    model does not have, and what Engine.decode raises.
+    """
+    if not prompt:
+        raise EngineError("the prompt is empty", remedy="Give at least one token.")
+    for text in (prompt, *continuations):
+        engine.model.check_tokens(text)
+    start = len(prompt) - 1
+    _forget_all(engine)
+    try:
+        _decode_all(engine, prompt[:-1], 0, wanted=[None] * start, check=check)
+        scores = []
+        for text in continuations:
+            scores.append(_decode_all(engine, [prompt[-1], *text[:-1]][: len(text)], start, wanted=text, check=check))
+            engine.forget(0, start)
+        return scores
+    finally:
+        _forget_all(engine)
+
+
+def _decode_all(
+    engine: Engine, tokens: Sequence[int], position: int, *, wanted: Sequence[int | None], check: Check
+) -> Array:
+    """Decode tokens in sequence 0; return the log probability of the one wanted after each, (len,), nan for None."""
+    scores = np.full(len(tokens), math.nan)
+    size = rows_with_logits(engine)
+    for first in range(0, len(tokens), size):
+        check()
+        part = range(first, min(first + size, len(tokens)))
+        outputs = [wanted[each] is not None for each in part]
+        engine.decode([tokens[each] for each in part], [position + each for each in part], outputs)
+        for row, each in enumerate(part):
+            if (token := wanted[each]) is not None:
+                scores[each] = log_probability(engine.logits(row), token)
+    return scores
+
+
+def windows_of(text: int, length: int, size: int, *, has_bos: bool = False) -> Iterator[Window]:
+    """Yield windows that hold at most `size` tokens and score tokens 1 .. length - 1 once each."""
     stop = min(length, size)
     if length > 1:
-        yield Window(text, 0, min(first, stop), stop)
+        yield Window(text, 0, 1, stop)
     room = size - has_bos
     while stop < length:
         scored = stop
@@ -141,7 +178,7 @@ def rows_of(group: Sequence[Window], texts: Sequence[Sequence[int]]) -> Iterator
 
 def _score(engine: Engine, rows: list[Row], texts: Sequence[Sequence[int]], scores: list[Array], check: Check) -> None:
     """Decode rows, and fill in the scores that they give."""
-    most = max(1, min(engine.batch_tokens, LOGIT_BYTES // (4 * engine.model.n_tokens)))
+    most = rows_with_logits(engine)
     for first in range(0, len(rows), most):
         check()
         part = rows[first : first + most]
@@ -155,6 +192,11 @@ def _score(engine: Engine, rows: list[Row], texts: Sequence[Sequence[int]], scor
             if row.following is not None:
                 token = texts[row.text][row.following]
                 scores[row.text][row.following - 1] = log_probability(engine.logits(number), token)
+
+
+def rows_with_logits(engine: Engine) -> int:
+    """Return how many rows of one decode may ask for logits."""
+    return max(1, min(engine.batch_tokens, LOGIT_BYTES // (4 * engine.model.n_tokens)))
 
 
 def log_probability(logits: NDArray[np.float32], token: int) -> float:

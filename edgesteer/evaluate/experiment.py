@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from edgesteer.chat import conversation
@@ -23,7 +23,7 @@ from edgesteer.evaluate.suite import Suite, SuitePrompt
 from edgesteer.fingerprint import sha256_of_file
 from edgesteer.runtime.batch import Batch
 from edgesteer.runtime.engine import Engine
-from edgesteer.runtime.likelihood import log_likelihoods
+from edgesteer.runtime.likelihood import continuation_log_likelihoods
 from edgesteer.runtime.model import LlamaModel
 from edgesteer.runtime.request import Prompt, Request, chat_prompt, plain_prompt
 from edgesteer.runtime.sampling import Sampling
@@ -139,7 +139,7 @@ class Laboratory:
 
     def run(self, block: Sequence[Job], on_text: Callable[[], None]) -> list[Record]:
         texts = self._generate([self._request(job) for job in block], on_text)
-        nlls = [self._nll(job, text) for job, text in zip(block, texts, strict=True)]
+        nlls = self._nlls(block, [text.tokens for text in texts])
         judged = [judge_text(judge, [text.text for text in texts]) for judge in self._judges]
         names = [judge.name for judge in self._judges]
         scores = [dict(zip(names, each, strict=True)) for each in zip(*judged, strict=True)]
@@ -166,13 +166,14 @@ class Laboratory:
             self._suite.max_tokens,
         )
 
-    def _nll(self, job: Job, text: Generation) -> float:
-        """Return the mean over the text's tokens; each text is decoded alone, so that no neighbour moves its digits."""
-        if not text.tokens:
-            return math.nan
-        prompt = prompt_of(self._engine.model, self._suite, job.prompt)
-        found = log_likelihoods(self._engine, [prompt.tokens + text.tokens], first=len(prompt.tokens))[0]
-        return -float(found[-len(text.tokens) :].mean())
+    def _nlls(self, block: Sequence[Job], texts: Sequence[list[int]]) -> list[float]:
+        """Return the mean over the tokens of each text; nan for one without tokens."""
+        found: list[float] = []
+        for prompt, answered in groupby(zip(block, texts, strict=True), key=lambda each: each[0].prompt):
+            tokens = prompt_of(self._engine.model, self._suite, prompt).tokens
+            scores = continuation_log_likelihoods(self._engine, tokens, [text for _, text in answered])
+            found += [-float(score.mean()) if len(score) else math.nan for score in scores]
+        return found
 
     def _record(self, job: Job, text: Generation, nll: float, scores: dict[str, Score]) -> Record:
         return Record(

@@ -13,6 +13,7 @@ from edgesteer.errors import EngineError
 from edgesteer.runtime.engine import Engine
 from edgesteer.runtime.likelihood import (
     Window,
+    continuation_log_likelihoods,
     groups_of,
     log_likelihoods,
     log_probability,
@@ -86,10 +87,31 @@ def test_tokens_after_a_windows_edge_are_scored_from_the_tokens_before_them(engi
         np.testing.assert_allclose(found[scored], alone[window.scored - window.stop :], **CLOSE)
 
 
-def test_tokens_before_the_first_wanted_one_are_not_scored(engine: Engine) -> None:
-    whole, part = log_likelihoods(engine, [TEXT])[0], log_likelihoods(engine, [TEXT], first=7)[0]
-    assert np.isnan(part[:6]).all()
-    np.testing.assert_allclose(part[6:], whole[6:], **CLOSE)
+@pytest.mark.parametrize("start", [1, 20])
+def test_continuations_score_as_the_end_of_the_whole_text(engine: Engine, start: int) -> None:
+    prompt, rest = TEXT[:start], TEXT[start:]
+    found = continuation_log_likelihoods(engine, prompt, [rest, rest[:5], []])
+    whole = log_likelihoods(engine, [TEXT])[0][start - 1 :]
+    for scores, expected in zip(found, (whole, whole[:5], whole[:0]), strict=True):
+        np.testing.assert_allclose(scores, expected, **CLOSE)
+
+
+def test_no_digit_of_a_continuation_depends_on_the_others(engine: Engine) -> None:
+    prompt, one, other = TEXT[:20], TEXT[20:40], TEXT[30:60]
+    both, alone = (continuation_log_likelihoods(engine, prompt, texts) for texts in ([other, one], [one]))
+    np.testing.assert_array_equal(both[1], alone[0])
+
+
+def test_continuations_leave_an_empty_cache(engine: Engine) -> None:
+    expected = log_likelihoods(engine, [TEXT])[0]
+    continuation_log_likelihoods(engine, TEXT[:20], [TEXT[20:]])
+    np.testing.assert_array_equal(log_likelihoods(engine, [TEXT])[0], expected)
+
+
+@pytest.mark.parametrize(("prompt", "rest"), [([], [5]), ([10**6], [5]), ([5], [-1])])
+def test_continuation_that_cannot_be_scored_is_refused(engine: Engine, prompt: list[int], rest: list[int]) -> None:
+    with pytest.raises(EngineError, match=r"prompt is empty|no such token"):
+        continuation_log_likelihoods(engine, prompt, [rest])
 
 
 def test_windows_change_what_is_scored(engine: Engine) -> None:
