@@ -172,6 +172,8 @@ class Controller:
     """(m,) change of the setpoint per unit of level."""
     scale: float = 1.0
     """Level per unit of strength: the calibration of the dial."""
+    negative_scale: float | None = None
+    """The same for strengths below 0, where the two sides are calibrated apart; None: scale."""
     mode: str = "one-sided"
     default_strength: float = 1.0
     safe_range: tuple[float, float] = (-1.0, 1.0)
@@ -261,6 +263,13 @@ class Controller:
                 check_tensor(getattr(self.statistics, f.name), (self.n_blocks,), f"{self.name}.statistics.{f.name}")
         if self.certificate is not None:
             check_certificate(self.certificate, m, f"{self.name}.certificate")
+        require(
+            self.negative_scale is None or not (self.scale <= 0 or self.negative_scale <= 0),
+            self.name,
+            "scales do not fit each other",
+            expected="both above 0",
+            found=f"{self.scale:g} and {self.negative_scale}",
+        )
         low, high = self.safe_range
         require(
             low <= 0 <= high,
@@ -302,8 +311,14 @@ class Controller:
             expected="gain (and axis) orthogonal and of length 1, probe = gain, offset = 0, for ablate rest = span = 0",
         )
 
+    def dial(self, strength: float) -> float:
+        """Return a strength in units of the positive side: the factor of the level and of the outer loop's target."""
+        if strength >= 0 or self.negative_scale is None:
+            return strength
+        return strength * self.negative_scale / self.scale
+
     def command(self, strength: float, mode: str | None = None) -> Command:
-        """Turn the dial's position into the law's scalars: 0 is off, 1 the calibrated setting, -1 its mirror.
+        """Turn the dial's position into the law's scalars: 0 is off, 1 the calibrated setting, -1 the other side's.
 
         The setpoint moves linearly with the strength. `lqr` holds even at the setpoint of strength 0, so there the
         effort fades in over the first FADE_IN of the dial, which then has no step at 0. `ablate` has no setpoint: the
@@ -332,7 +347,7 @@ class Controller:
         chosen = sided(chosen, strength)
         efforts = {"lqr": min(1.0, abs(strength) / FADE_IN), "ablate": min(1.0, max(0.0, strength))}
         effort = efforts.get(self.law, float(strength != 0))
-        return Command(level=strength * self.scale, effort=effort, mode=chosen)
+        return Command(level=self.dial(strength) * self.scale, effort=effort, mode=chosen)
 
 
 def sided(mode: str, strength: float) -> str:

@@ -38,6 +38,7 @@ def describe_controller(controller: Controller) -> dict[str, Any]:
         "default_strength": controller.default_strength,
         "safe_range": list(controller.safe_range),
         "scale": controller.scale,
+        "negative_scale": controller.negative_scale,
         "certificate": None if controller.certificate is None else describe_certificate(controller.certificate),
         "sensor": None if controller.sensor is None else describe_sensor(controller.sensor),
         "provenance": asdict(controller.provenance),

@@ -158,7 +158,7 @@ def certify(
     bound, measured = quantiles
     bound = np.maximum.accumulate(bound[:, ::-1], axis=1)[:, ::-1]  # never lower at a lower effort
     certificate = Certificate(
-        level=options.strength * controller.scale,
+        level=options.strength * min(controller.scale, controller.negative_scale or controller.scale),
         mode=controller.mode,
         risk=options.risk,
         texts=len(texts),

@@ -106,6 +106,21 @@ def second_axes(pooled: Float, direction: Float) -> Float:
     return unit(np.stack(rows))
 
 
+def principal_directions(positive: Float, negative: Float) -> Float:
+    """Return the first principal component of the pairs' differences at each boundary, of length 1: (m, n).
+
+    repeng's recipe (method pca_diff), which llama.cpp's cvector-generator has taken over; it points to where the
+    positive texts lie on average. positive, negative: (P, m, n) one activation per text, pair by pair; where one class
+    has more texts, the rest of them is left out.
+    """
+    pairs = min(len(positive), len(negative))
+    differences = positive[:pairs] - negative[:pairs]
+    mean = differences.mean(axis=0)
+    centred = differences - mean
+    rows = [np.linalg.svd(centred[:, boundary], full_matrices=False)[2][0] for boundary in range(len(mean))]
+    return np.stack([row if row @ e >= 0 else -row for row, e in zip(rows, mean, strict=True)])
+
+
 def unit(rows: Float) -> Float:
     """Return the rows at length 1; a row of zeros stays."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)

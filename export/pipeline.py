@@ -33,6 +33,7 @@ from edgesteer.export.laws import (
     ablation_law,
     opposite_sides,
     paper_law,
+    principal_directions,
     projection_law,
     regulator_law,
     rotation_law,
@@ -42,6 +43,7 @@ from edgesteer.export.laws import (
 from edgesteer.export.weights import LoadedModel, TokenizedText
 
 POOLINGS = ("mean", "last")
+DIRECTIONS = ("mean", "pca")
 ANALYSIS_OPTIONS = ("pooling", "shrinkage", "jacobian_prompts", "seed")
 """What an Analysis depends on; a controller may have other values of the other options."""
 CALIBRATION_TEXTS = 6
@@ -65,6 +67,8 @@ class ExportOptions:
 
     law: str = "lqr"
     """The law; a-lqr as published, add a static vector, ablate, pid and rotate the other baselines."""
+    direction: str = "mean"
+    """Of law add: the difference of the class means, or the first principal component of the pairs' differences."""
     pooling: str = "mean"
     """One activation per text: the mean over its completion's tokens, or its last token."""
     shrinkage: float = 0.3
@@ -85,25 +89,29 @@ class ExportOptions:
     """Texts to linearize the blocks at, half of each pole."""
     blocks: tuple[int, ...] | None = None
     """The steered blocks."""
-    target: float = 0.6
+    target: float = 1.0
     """What strength 1 asks the text to read above neutral, in distances of the classes."""
-    memory_tokens: float = 12.0
+    memory_tokens: float = 8.0
     """Time constant of the outer loop's running mean."""
-    slope: float = 2.0
+    slope: float = 1.0
     """Of the outer loop's effort over the share of the target that is missing."""
-    fade_tokens: float = 3.0
+    fade_tokens: float = 0.0
     """Tokens of full effort that empty the outer loop's reserve; 0: it never empties."""
     recovery_tokens: float = 100.0
     """Time constant with which the reserve fills again."""
-    dial_nats: float = 1.0
+    dial_nats: float = 0.5
     """Divergence per token on neutral text, without the outer loop, that strength 1 may cause."""
-    safe_nats: float = 2.5
+    safe_nats: float = 1.5
     """The same at the ends of the safe range."""
     seed: int = 0
     """Of the draw of those texts and of the held-out folds."""
 
     def __post_init__(self) -> None:
-        for value, allowed, name in ((self.law, LAWS, "law"), (self.pooling, POOLINGS, "pooling")):
+        for value, allowed, name in (
+            (self.law, LAWS, "law"),
+            (self.direction, DIRECTIONS if self.law == "add" else DIRECTIONS[:1], "direction"),
+            (self.pooling, POOLINGS, "pooling"),
+        ):
             if value not in allowed:
                 raise SteeringError(f"unknown {name}", expected=" or ".join(allowed), found=value)
         for name, in_range, expected in (
@@ -139,6 +147,8 @@ class Analysis:
     """E_t, (T+1, n): positive class mean - negative class mean."""
     negative_mean: Float
     """(T+1, n)"""
+    principal_directions: Float
+    """(T+1, n) of `add` with pca."""
     second_axes: Float
     """(T+1, n) of the planes of `rotate`; see export/laws.py."""
     probes: Float
@@ -211,6 +221,9 @@ def analyse(
         options=options,
         direction=classes.direction,
         negative_mean=classes.negative_mean,
+        principal_directions=principal_directions(
+            *(pooled.astype(np.float64) for pooled in (classes.positive_pooled, classes.negative_pooled))
+        ),
         second_axes=second_axes(
             np.concatenate([classes.positive_pooled, classes.negative_pooled], dtype=np.float64), classes.direction
         ),
@@ -346,7 +359,8 @@ def law_tensors(
     direction = analysis.direction
     match options.law:
         case "add":
-            tensors = static_law(direction[outputs])
+            chosen = analysis.principal_directions if options.direction == "pca" else direction
+            tensors = static_law(chosen[outputs])
         case "ablate":
             tensors = ablation_law(direction[outputs])
         case "rotate":

@@ -86,7 +86,7 @@ class SteeringLoop:
         if sensor is None:
             return None
         neutral = float(sensor.position_mean[min(self._count, len(sensor.position_mean) - 1)])
-        return neutral + self.steering.strength * sensor.target
+        return neutral + self.controller.dial(self.steering.strength) * sensor.target
 
 
 def make_effort(controller: Controller, steering: Steering) -> Effort:
@@ -94,5 +94,5 @@ def make_effort(controller: Controller, steering: Steering) -> Effort:
     if steering.loop == "decay":
         return Decay(steering.decay_tokens)
     if steering.loop == "closed" and controller.sensor is not None:
-        return OuterLoop(controller.sensor, steering.strength)
+        return OuterLoop(controller.sensor, controller.dial(steering.strength))
     return FullEffort()

@@ -77,6 +77,20 @@ def test_law_without_a_setpoint_has_no_side(make_controller: Callable[..., Contr
     assert make_controller(6, 8, law=law).command(-1.0, "floor").mode == "hold"
 
 
+def test_the_negative_side_may_have_a_scale_of_its_own(lqr: Controller) -> None:
+    controller = replace(lqr, negative_scale=0.5)
+    assert controller.command(1.0).level == 2.0
+    assert controller.command(-1.0) == Command(-0.5, 1.0, "ceiling")
+    assert [controller.dial(strength) for strength in (-2.0, -1.0, 0.0, 1.0)] == [-0.5, -0.25, 0.0, 1.0]
+    assert [lqr.dial(strength) for strength in (-2.0, 3.0)] == [-2.0, 3.0]
+
+
+@pytest.mark.parametrize(("scale", "negative"), [(1.0, 0.0), (1.0, -1.0), (0.0, 1.0), (-1.0, 1.0)])
+def test_scales_of_two_sides_are_above_0(lqr: Controller, scale: float, negative: float) -> None:
+    with pytest.raises(SidecarError, match="scales do not fit each other"):
+        replace(lqr, scale=scale, negative_scale=negative)
+
+
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), float("-inf")])
 def test_strength_must_be_a_finite_number(lqr: Controller, strength: float) -> None:
     with pytest.raises(SteeringError, match="concept: strength is not a finite number"):

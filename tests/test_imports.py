@@ -19,7 +19,7 @@ TIERS = (
     ("chat", "concept", "control", "controller", "extras", "files", "fingerprint", "gguf_file"),
     ("control_vector", "inspection", "plot", "registry", "sidecar", "steering_file"),
     ("export", "runtime"),
-    ("evaluate", "profile", "serve"),
+    ("evaluate", "profile", "serve", "tune"),
     ("__main__", "cli"),
 )
 """A part of edgesteer may import its own tier and those before it. `models` is data and imports nothing."""

@@ -20,7 +20,7 @@ from edgesteer.sidecar import Sidecar, read_sidecar, write_sidecar
 
 MODEL = Fingerprint("llama", 4, 3, "a" * 64, "b" * 64, "Tiny")
 
-GOLDEN_SHA256 = "6b5434dcd3e1b71fed6e2d98fca7c39cd1ff0901e29df87fee5aaa8ef83f45f3"
+GOLDEN_SHA256 = "df38bd196cd4215a2e8b70aaf6b14a1ddff533d93e6b9f4fb466358bcaacf3f4"
 """Of the file of golden_sidecar(). It changes only together with the format version."""
 
 
@@ -33,7 +33,8 @@ def make_controller(name: str = "warm", **changes: Any) -> Controller:
     values: dict[str, Any] = dict(
         name=name, positive="warm", negative="cold", law="lqr", n_blocks=4, blocks=(1, 3),
         probe=ramp(2, 3, start=1), offset=ramp(2, start=7), gain=ramp(2, 3, start=9), rest=ramp(2, start=15),
-        span=ramp(2, start=17), scale=0.7, mode="hold", default_strength=0.3, safe_range=(-0.9, 1.1),
+        span=ramp(2, start=17), scale=0.7, negative_scale=0.9, mode="hold", default_strength=0.3,
+        safe_range=(-0.9, 1.1),
         sensor=Sensor(
             block=2, probe=ramp(3, start=20), offset=0.1, target=0.2, memory_tokens=12.5,
             push=ramp(2, start=23), prompt_mean=0.4, position_mean=ramp(5, start=25),
@@ -112,7 +113,7 @@ def test_full_controller_survives_the_round_trip(tmp_path: Path) -> None:
 
 
 def test_controller_without_its_optional_parts_survives_the_round_trip(tmp_path: Path) -> None:
-    bare = make_controller(law="add", probe=None, sensor=None, statistics=None, certificate=None)
+    bare = make_controller(law="add", negative_scale=None, probe=None, sensor=None, statistics=None, certificate=None)
     assert same(round_trip(tmp_path, bare), bare)
 
 
@@ -179,7 +180,7 @@ def test_bytes_are_those_of_format_version_1(tmp_path: Path) -> None:
 
 def test_file_starts_as_a_gguf_of_architecture_edgesteer(tmp_path: Path) -> None:
     write_sidecar(tmp_path / "a.gguf", golden_sidecar())
-    tensor_count, key_count = 18, 41
+    tensor_count, key_count = 18, 42
     assert (tmp_path / "a.gguf").read_bytes().startswith(
         b"GGUF" + (3).to_bytes(4, "little")
         + tensor_count.to_bytes(8, "little") + key_count.to_bytes(8, "little")

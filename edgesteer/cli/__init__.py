@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgesteer import __version__
-from edgesteer.cli import certify, chat, demo, evaluate, export, generate, inspect, judge, models, profile, serve
+from edgesteer.cli import certify, chat, demo, evaluate, export, generate, inspect, judge, models, profile, serve, tune
 from edgesteer.errors import EdgeSteerError, SafeRangeWarning
 
 INTERRUPTED = 130
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(export.export)
 app.command()(certify.certify)
+app.command()(tune.tune)
 app.command()(inspect.inspect)
 app.command()(generate.generate)
 app.command()(chat.chat)

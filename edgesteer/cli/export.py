@@ -31,6 +31,7 @@ PIPELINE = "edgesteer.export.pipeline"
     panel="The controller",
     details={
         "law": {"metavar": f"{'|'.join(LAWS)}[,...]"},
+        "direction": {"metavar": "|".join(constant(PIPELINE, "DIRECTIONS"))},
         "pooling": {"metavar": "|".join(constant(PIPELINE, "POOLINGS"))},
         "blocks": {"metavar": "4-20,25", "show_default": "all", "parser": parse_blocks},
     },

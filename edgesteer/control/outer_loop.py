@@ -66,15 +66,12 @@ class OuterLoop:
 
     def start(self, prompt_alpha: Array) -> None:
         """Begin from the prompt: its mean alpha above neutral, weighted by min(1, length / memory).
-
-        A prompt that reads on the other side of neutral counts as neutral: what is to be written is not yet.
         prompt_alpha: (length,) the sensor's readings over the prompt's own words; readings that are NaN are left out.
         """
         readings = prompt_alpha[np.isfinite(prompt_alpha)]
         if len(readings):
             weight = min(1.0, len(readings) / self._sensor.memory_tokens)
-            mean = weight * (float(readings.mean()) - self._sensor.prompt_mean)
-            self.mean = mean if mean * self._reference > 0 else 0.0
+            self.mean = weight * (float(readings.mean()) - self._sensor.prompt_mean)
 
     def effort(self) -> float:
         if self._reference == 0:

@@ -169,6 +169,32 @@ def effect_within(curve: Curve, budget: float) -> Interval:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """How much more effect an arm has than a reference, both within a budget.
+
+    sureness: share of the resamples in which it has more; those in which both have the same count half.
+    """
+
+    difference: Interval
+    sureness: float
+
+
+def gain(reference: Curve, arm: Curve, budget: float) -> Gain:
+    """Compare the effects of two arms over the same prompts within a budget, in added nats."""
+
+    def difference(weights: Array) -> Array:
+        theirs, ours = (
+            effect_at_cost(weights @ each.effects, weights @ each.costs, np.full(len(weights), budget))
+            for each in (reference, arm)
+        )
+        return np.asarray(ours - theirs)
+
+    found = difference(resamples(len(reference.effects)))
+    sureness = float(np.mean(found > 0) + np.mean(found == 0) / 2)
+    return Gain(_limits(float(difference(whole(reference))[0]), found), sureness)
+
+
+@dataclass(frozen=True)
 class Regulation:
     """How differently prompts come out where two arms have the same mean effect.
 

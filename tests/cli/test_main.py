@@ -18,7 +18,7 @@ from edgesteer.errors import EdgeSteerError, SafeRangeWarning
 
 HEAVY = ("torch", "transformers", "llama_cpp", "matplotlib")
 COMMANDS = (
-    "export", "certify", "inspect", "generate", "chat", "serve", "profile", "profile compare", "demo", "judge",
+    "export", "certify", "tune", "inspect", "generate", "chat", "serve", "profile", "profile compare", "demo", "judge",
     "judge fit", "judge test", "models", "models list", "models path",
     "eval", "eval degradation", "eval questionnaire",
 )  # fmt: skip

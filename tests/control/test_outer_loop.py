@@ -148,13 +148,6 @@ def test_strength_0_asks_for_no_effort(sensor: Sensor) -> None:
     assert loop.effort() == 0.0
 
 
-def test_a_prompt_on_the_other_side_counts_as_neutral(sensor: Sensor) -> None:
-    for strength, reading in ((1.0, -0.5), (-1.0, 1.0)):
-        loop = OuterLoop(sensor, strength)
-        loop.start(array(*[reading] * 8))
-        assert loop.mean == 0.0
-
-
 def test_slope_says_how_late_the_loop_lets_go(sensor: Sensor) -> None:
     loop = OuterLoop(replace(sensor, slope=4.0), 1.0)
     efforts = []

@@ -14,6 +14,7 @@ from edgesteer.evaluate.frontier import (
     cost_at_effect,
     effect_at_cost,
     effect_within,
+    gain,
     make_curves,
     price,
     regulation,
@@ -146,3 +147,26 @@ def test_a_prompt_with_an_empty_text_has_no_place_on_a_curve(make_record: Any) -
     prompts, curves = make_curves(records, outcome("dogs"))
     assert prompts == ["a", "c"]
     assert curves["lqr"].effects.shape == (2, 2)
+
+
+def test_gain_is_the_difference_of_the_effects_within_a_budget() -> None:
+    # At 0.2 nats the reference has 0.6, the arm 0.75; all prompts are the same, so every resample says so.
+    found = gain(even_curve([0, 0.4, 0.8], [0, 0.1, 0.3]), even_curve([0, 0.5, 1.0], [0, 0.1, 0.3]), 0.2)
+    assert found.difference.value == pytest.approx(0.15)
+    assert (found.difference.low, found.difference.high) == pytest.approx((0.15, 0.15))
+    assert found.sureness == 1
+
+
+def test_gain_over_oneself_is_nothing_and_as_sure_as_a_coin() -> None:
+    curve = even_curve([0, 0.4, 0.8], [0, 0.1, 0.3])
+    assert gain(curve, curve, 0.2).difference.value == 0
+    assert gain(curve, curve, 0.2).sureness == 0.5
+
+
+def test_gain_is_less_sure_where_prompts_disagree() -> None:
+    reference = even_curve([0, 0.4], [0, 0.1])
+    split = reference.effects + np.outer(np.where(np.arange(20) < 11, 0.1, -0.1), [0, 1])
+    found = gain(reference, Curve(reference.strengths, split, reference.costs), 0.1)
+    assert found.difference.value == pytest.approx(0.01)
+    assert found.difference.contains(0)
+    assert 0.5 < found.sureness < 0.8

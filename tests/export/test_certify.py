@@ -105,6 +105,17 @@ def test_at_effort_0_the_bound_is_the_unsteered_error(
     assert np.isnan(bound[:, 0]).any()  # one-sided: where the text is on target already
 
 
+def test_certificate_covers_no_more_than_the_weaker_side_of_the_dial(
+    tiny_torch: LoadedModel, controller: Controller, jacobians: Any
+) -> None:
+    uneven = replace(controller, negative_scale=controller.scale / 2)
+    made = certify.certify(tiny_torch, uneven, jacobians, [TEXT] * 9, CertifyOptions()).certificate
+    assert made is not None
+    assert made.level == controller.scale / 2
+    assert made.covers(uneven.command(-1.0))
+    assert not made.covers(uneven.command(1.0))
+
+
 def test_certificate_says_what_it_covers(certificate: Certificate, controller: Controller) -> None:
     assert (certificate.level, certificate.mode, certificate.risk) == (controller.scale, "one-sided", 0.1)
     assert (certificate.texts, certificate.effort.tolist()) == (9, list(EFFORTS))

@@ -10,6 +10,7 @@ from edgesteer.export.laws import (
     ablation_law,
     opposite_sides,
     paper_law,
+    principal_directions,
     projection_law,
     rotation_law,
     second_axes,
@@ -64,6 +65,14 @@ def test_rotation_law_turns_in_the_plane_of_both_axes() -> None:
 def test_class_means_on_opposite_sides_by_hand(negative: tuple[float, float], opposite: bool) -> None:
     # negative . E = -7, 7 and -63; |E|^2 = 25
     assert opposite_sides(E[:1], np.array([negative], dtype=np.float64)).tolist() == [opposite]
+
+
+def test_principal_direction_is_where_the_pairs_differ_most_differently_by_hand() -> None:
+    """The pairs differ by 1 along the first coordinate, and by 3 or -1 along the second."""
+    negative = np.zeros((4, 1, 2))
+    positive = np.array([[[1.0, 3.0]], [[1.0, -1.0]], [[1.0, 3.0]], [[1.0, -1.0]], [[9.0, -90.0]]])  # the last: no pair
+    np.testing.assert_allclose(principal_directions(positive, negative), [[0, 1]], atol=1e-12)
+    np.testing.assert_allclose(principal_directions(negative, positive), [[0, -1]], atol=1e-12)
 
 
 def test_second_axis_is_the_largest_difference_apart_from_the_classes() -> None:

@@ -17,7 +17,7 @@ from edgesteer.errors import ConceptError, SteeringError
 from edgesteer.export.activations import collect_activations
 from edgesteer.export.calibrate import Classes, classes_of, probes
 from edgesteer.export.jacobians import mean_jacobians
-from edgesteer.export.laws import unit
+from edgesteer.export.laws import principal_directions, unit
 from edgesteer.export.pipeline import (
     LEVELS,
     ExportOptions,
@@ -134,11 +134,19 @@ def test_add_is_the_class_direction(exported: dict[str, Controller], classes: Cl
     np.testing.assert_array_equal(add.rest + 2.0 * add.span, [2.0] * 4)
 
 
+def test_add_can_take_the_principal_component(
+    tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any, classes: Classes
+) -> None:
+    found = export(tiny_torch, concept, no_progress, law="add", direction="pca")
+    pooled = (each.astype(np.float64) for each in (classes.positive_pooled, classes.negative_pooled))
+    np.testing.assert_allclose(found.gain, principal_directions(*pooled)[1:], rtol=1e-5, atol=1e-6)
+
+
 def test_ablate_is_the_unit_direction_of_the_blocks_outputs(exported: dict[str, Controller], classes: Classes) -> None:
     ablate = exported["ablate"]
     np.testing.assert_allclose(ablate.gain, unit(classes.direction[1:]), rtol=1e-4, atol=1e-6)
     assert ablate.sensor is not None
-    assert ablate.sensor.target == -1.0  # there the outer loop lets go
+    assert ablate.sensor.target == -ExportOptions().target  # there the outer loop lets go
     assert ablate.scale == 1.0
     assert ablate.safe_range[0] == 0.0
     assert 0.25 <= ablate.safe_range[1] <= 1.0
@@ -314,6 +322,12 @@ def test_linearization_uses_an_equal_share_of_both_poles(
         ({"integral": -1.0}, "integral is out of range"),
         ({"derivative": -1.0}, "derivative is out of range"),
         ({"jacobian_prompts": 0}, "jacobian_prompts is out of range"),
+        ({"direction": "median"}, "unknown direction; expected mean; found median"),
+        ({"direction": "pca"}, "unknown direction; expected mean; found pca"),
+        ({"target": 0.0}, "target is out of range"),
+        ({"slope": 0.0}, "slope is out of range"),
+        ({"fade_tokens": 0.5}, "fade_tokens is out of range"),
+        ({"recovery_tokens": 0.0}, "recovery_tokens is out of range"),
         ({"memory_tokens": 0.0}, "memory_tokens is out of range"),
         ({"dial_nats": 0.0}, "dial_nats is out of range"),
         ({"safe_nats": -1.0}, "safe_nats is out of range"),
