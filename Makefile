@@ -13,7 +13,7 @@ INSTALLED_FROM := pyproject.toml constraints.txt runtime/CMakeLists.txt $(wildca
 MYPY := ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 INSTALL := CMAKE_BUILD_PARALLEL_LEVEL=$(CORES) $(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench results clean
 
 demo: .venv/demo.stamp
 	$(BIN)/edgesteer demo
@@ -33,6 +33,10 @@ docs: .venv/dev.stamp
 
 bench: .venv/dev.stamp
 	@for claim in decode prefill first_token memory export batch serve llama_bench; do $(BIN)/python bench/$$claim.py || exit 1; done
+
+# DATA is a folder of labelled texts for the judges; see bench/results.py. Takes hours.
+results: .venv/dev.stamp
+	$(BIN)/python bench/results.py --data "$(DATA)"
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache

@@ -145,6 +145,30 @@ def price(reference: Curve, arm: Curve, budget: float) -> Price:
     )
 
 
+@dataclass(frozen=True)
+class PooledPrice:
+    """What an arm pays over several concepts together, each at the effect that its reference has at a budget.
+
+    share: sum of the arm's costs over the sum of the references', over the concepts in which it gets to that effect.
+    reached: how many those are.
+    """
+
+    share: Interval
+    reached: int
+
+
+def pooled_price(pairs: Sequence[tuple[Curve, Curve]], budget: float) -> PooledPrice:
+    """Compare the costs of two arms over concepts: (reference, arm) of each. Prompts are resampled within concepts."""
+    whole_costs = [tuple(float(each[0]) for each in _prices(*pair, budget, whole(pair[0]))[1:]) for pair in pairs]
+    reached = [number for number, (_, ours) in enumerate(whole_costs) if math.isfinite(ours)]
+    theirs, ours = (sum(whole_costs[number][side] for number in reached) for side in (0, 1))
+    sampled = [
+        _prices(*pairs[number], budget, resamples(len(pairs[number][0].effects), seed=number))[1:] for number in reached
+    ]
+    shares = _share(*(np.sum([each[side] for each in sampled], axis=0) for side in (1, 0)))
+    return PooledPrice(_limits(float(_share(ours, theirs)), np.atleast_1d(shares)), len(reached))
+
+
 def _prices(reference: Curve, arm: Curve, budget: float, weights: Array) -> tuple[Array, Array, Array]:
     effects, costs = weights @ reference.effects, weights @ reference.costs
     effect = effect_at_cost(effects, costs, np.full(len(weights), budget))

@@ -89,7 +89,7 @@ SHAPES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
 """Factors of the gains by place, from 0 at the first steered block to 1 at the last."""
 
 LOOPS: dict[str, Callable[[Sensor], Sensor]] = {
-    "briefer push": lambda sensor: replace(sensor, fade_tokens=max(1.0, sensor.fade_tokens / 2 or 2.0)),
+    "briefer push": lambda sensor: replace(sensor, fade_tokens=max(1.0, sensor.fade_tokens / 2 or 3.0)),
     "longer push": lambda sensor: replace(sensor, fade_tokens=sensor.fade_tokens * 3 or 9.0),
     "steady push": lambda sensor: replace(sensor, fade_tokens=0.0),
     "repeated push": lambda sensor: replace(sensor, recovery_tokens=max(1.0, sensor.recovery_tokens / 4)),

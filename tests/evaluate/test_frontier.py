@@ -16,6 +16,7 @@ from edgesteer.evaluate.frontier import (
     effect_within,
     gain,
     make_curves,
+    pooled_price,
     price,
     regulation,
 )
@@ -170,3 +171,23 @@ def test_gain_is_less_sure_where_prompts_disagree() -> None:
     assert found.difference.value == pytest.approx(0.01)
     assert found.difference.contains(0)
     assert 0.5 < found.sureness < 0.8
+
+
+def test_pooled_price_is_the_ratio_of_the_sums_by_hand() -> None:
+    """One concept costs half of the reference's 0.2, the other a quarter: together 0.15 of 0.4."""
+    strengths = np.array([0.0, 1.0])
+    effects = np.tile([0.0, 1.0], (3, 1))
+    reference, half, quarter = (Curve(strengths, effects, effects * cost) for cost in (0.2, 0.1, 0.05))
+    found = pooled_price([(reference, half), (reference, quarter)], budget=0.2)
+    assert found.reached == 2
+    assert (found.share.value, found.share.low, found.share.high) == pytest.approx((0.375, 0.375, 0.375))
+
+
+def test_pooled_price_leaves_out_concepts_whose_effect_is_never_reached() -> None:
+    strengths = np.array([0.0, 1.0])
+    effects = np.tile([0.0, 1.0], (3, 1))
+    reference, half = (Curve(strengths, effects, effects * cost) for cost in (0.2, 0.1))
+    weak = Curve(strengths, effects / 2, effects * 0.01)
+    found = pooled_price([(reference, half), (reference, weak)], budget=0.2)
+    assert found.reached == 1
+    assert found.share.value == pytest.approx(0.5)

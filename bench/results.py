@@ -1,0 +1,344 @@
+"""Results: every way of steering on every concept and model, in one run, and docs/results.md out of it.
+
+Judges are fitted on labelled data that is not part of the project (--data); sidecars are exported, and texts generated
+with the same prompts and seeds for all arms. What is there already in the work folder is not made again, so that a run
+that was broken off goes on. Takes some hours on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgesteer.concept import load_concept, load_neutral, resolve_concept
+from edgesteer.controller import Controller
+from edgesteer.evaluate.arm import Arm
+from edgesteer.evaluate.experiment import run_experiment, settings_of
+from edgesteer.evaluate.folder import ResultsFolder
+from edgesteer.evaluate.frontier import BUDGETS, Curve, make_curves, pooled_price, regulation
+from edgesteer.evaluate.judges import Judge, make_judge
+from edgesteer.evaluate.markdown import NONE, interval, number, percent, table
+from edgesteer.evaluate.paired import MEASURES, outcome, unsteered
+from edgesteer.evaluate.record import Record
+from edgesteer.evaluate.report import ON_TARGET, write_report
+from edgesteer.evaluate.statistics import paired_bootstrap, spearman
+from edgesteer.evaluate.suite import Suite, load_suite
+from edgesteer.evaluate.tables import broken_share, mean
+from edgesteer.fingerprint import sha256_of_file
+from edgesteer.registry import resolve_model
+from edgesteer.runtime.model import LlamaModel
+from edgesteer.sidecar import Sidecar, read_sidecar, write_sidecar
+
+MODELS = ("smollm2", "gemma3")
+CONCEPTS = (
+    "ocean", "dogs", "optimism", "french", "simplicity", "civility", "refusal", "extraversion", "conscientiousness",
+)  # fmt: skip
+REFERENCE, OURS = "static", "closed"
+OPEN_FRACTIONS, CLOSED_FRACTIONS = (0.2, 0.4, 0.7), (0.25, 0.5, 0.75, 1.0)
+"""Strengths, as shares of the upper end of a controller's safe range."""
+KICK: dict[str, Any] = {"target": 0.6, "slope": 2.0, "memory_tokens": 12.0, "fade_tokens": 3.0}
+"""The outer loop with a reserve that empties."""
+JACOBIAN_PROMPTS = 8
+
+Rows = Iterator[tuple[str, int]]
+
+
+# ---- judges ----
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    return (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def sentiment_rows(data: Path) -> Rows:
+    for line in (data / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines():
+        text, _, label = line.rpartition("\t")
+        yield text, int(label)
+
+
+def civil_rows(data: Path) -> Rows:
+    with (data / "paradetox" / "paradetox.tsv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            yield row["toxic"], 0
+            yield row["neutral1"], 1
+
+
+def refusal_rows(data: Path) -> Rows:
+    for row in json_lines(data / "cast_ibm" / "behavior_refusal.jsonl"):
+        yield row["text"], int(row["kind"] == "non_compliant_responses")
+
+
+def trait_rows(trait: str) -> Callable[[Path], Rows]:
+    def rows(data: Path) -> Rows:
+        for row in json_lines(data / "persona_ocean" / f"{trait}.jsonl"):
+            yield row["statement"], int(row["answer_matching_behavior"].strip() == "Yes")
+
+    return rows
+
+
+HEADS: Mapping[str, Callable[[Path], Rows]] = {
+    "optimism": sentiment_rows,
+    "civility": civil_rows,
+    "refusal": refusal_rows,
+    "extraversion": trait_rows("extraversion"),
+    "conscientiousness": trait_rows("conscientiousness"),
+}
+"""Concepts whose judge is a head on the sentence encoder; the others keep that of their suite."""
+
+
+def fitted_head(concept: str, data: Path, work: Path) -> Path:
+    """Return the head of a concept's judge, fitted if need be."""
+    head, labelled = work / "judges" / f"{concept}.onnx", work / "judges" / f"{concept}.tsv"
+    if not head.exists():
+        labelled.parent.mkdir(parents=True, exist_ok=True)
+        rows = {" ".join(text.split()): label for text, label in HEADS[concept](data) if text.strip()}
+        labelled.write_text("".join(f"{text}\t{label}\n" for text, label in rows.items()), encoding="utf-8")
+        command = [str(Path(sys.executable).with_name("edgesteer")), "judge", "fit", str(labelled), "-o", str(head)]
+        subprocess.run(command, check=True)
+    return head
+
+
+def suite_of(concept: str, data: Path, work: Path, limit: int | None) -> Suite:
+    """Return the concept's suite, judged by a head where there is one; its own judge stays as another."""
+    suite = load_suite(concept)
+    if limit is not None:
+        suite = suite.limited(limit)
+    if concept not in HEADS:
+        return suite
+    name = f"{concept}-head"
+    spec = {"kind": "encoder", "name": name, "head": str(fitted_head(concept, data, work).resolve())}
+    return replace(suite, judges=(spec, *suite.judges), primary=name)
+
+
+# ---- controllers ----
+
+
+def export_all(model: str, concepts: Sequence[str], work: Path) -> None:
+    """Write a sidecar with all controllers of each concept, where it is missing."""
+    from edgesteer.export.pipeline import ExportOptions, analyse, controller_of
+    from edgesteer.export.weights import load_model
+
+    missing = [concept for concept in concepts if not sidecar_path(model, concept, work).exists()]
+    if not missing:
+        return
+    loaded = load_model(resolve_model(model))
+    options = ExportOptions(jacobian_prompts=JACOBIAN_PROMPTS)
+    third = loaded.n_blocks // 3
+    variants: dict[str, dict[str, Any]] = {
+        OURS: {},
+        REFERENCE: {"law": "add"},
+        "static-middle": {"law": "add", "blocks": tuple(range(third, loaded.n_blocks - third))},
+        "pca": {"law": "add", "direction": "pca"},
+        "a-lqr": {"law": "a-lqr"},
+        "pid": {"law": "pid"},
+        "rotate": {"law": "rotate"},
+    }
+    for concept in missing:
+        print(f"export {model} {concept}", flush=True)
+        analysis = analyse(loaded, load_concept(resolve_concept(concept)), load_neutral(), options, Quiet())
+        controllers = {
+            name: replace(controller_of(loaded, analysis, replace(options, **changes), Quiet()), name=name)
+            for name, changes in variants.items()
+        }
+        write_sidecar(sidecar_path(model, concept, work), Sidecar(loaded.fingerprint, controllers))
+
+
+class Quiet:
+    """A Progress that shows nothing."""
+
+    def stage(self, name: str, total: int) -> Callable[[], None]:
+        return lambda: None
+
+
+def sidecar_path(model: str, concept: str, work: Path) -> Path:
+    folder = work / model
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{concept}.gguf"
+
+
+def arms_of(controllers: Mapping[str, Controller], suite: Suite, has_chat: bool) -> list[Arm]:
+    """Return all ways of steering: ours first."""
+    closed, static = controllers[OURS], controllers[REFERENCE]
+    assert closed.sensor is not None
+    kick = replace(closed, sensor=replace(closed.sensor, **KICK))
+    arms = [
+        Arm(OURS, closed, strengths(closed, CLOSED_FRACTIONS)),
+        Arm("closed-kick", kick, strengths(kick, CLOSED_FRACTIONS)),
+        *(
+            Arm(name, each, strengths(each, OPEN_FRACTIONS), loop="open")
+            for name, each in controllers.items()
+            if name != OURS
+        ),
+        Arm("decay", static, strengths(static, CLOSED_FRACTIONS), loop="decay"),
+    ]
+    return [*arms, Arm("system-prompt", system=suite.system)] if has_chat else arms
+
+
+def strengths(controller: Controller, fractions: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(f"{fraction * controller.safe_range[1]:.3g}") for fraction in fractions)
+
+
+# ---- texts ----
+
+
+@dataclass(frozen=True)
+class Run:
+    """The texts of one model and concept."""
+
+    model: str
+    concept: str
+    suite: Suite
+    judges: list[Judge]
+    records: list[Record]
+
+
+def sweep(model: LlamaModel, name: str, concept: str, suite: Suite, work: Path, options: argparse.Namespace) -> Run:
+    """Generate and judge the texts of one concept, or read those that are there, and write its own report."""
+    path = sidecar_path(name, concept, work)
+    judges = [make_judge(spec, suite.folder) for spec in suite.judges]
+    arms = arms_of(read_sidecar(path).controllers, suite, model.chat.source is not None)
+    numbers = {"samples": options.samples, "seed": 0, "parallel": options.parallel, "threads": options.threads}
+    files = {"model": sha256_of_file(model.path), "steer": sha256_of_file(path)}
+    settings = {**files, **settings_of(suite, arms, **numbers)}
+    with ResultsFolder(work / name / concept, settings) as folder:
+        records = run_experiment(
+            model, suite, arms, judges, **numbers, records=folder.records, on_record=folder.append
+        )
+        folder.finish(records)
+    write_report(folder.path, records, suite, judges, f"{name}, {concept}")
+    print(f"{name} {concept}: {len(records)} texts", flush=True)
+    return Run(name, concept, suite, judges, records)
+
+
+# ---- the page ----
+
+
+def page(runs: Sequence[Run], command: str) -> str:
+    models = list(dict.fromkeys(run.model for run in runs))
+    parts = [PREFACE.format(command=command), "## Judges", table(*judge_table(runs))]
+    for model in models:
+        chosen = [run for run in runs if run.model == model]
+        parts += [f"## {model}"]
+        for measure in MEASURES:
+            parts += [f"### Cost at the static vector's effect, by {measure}", table(*cost_table(chosen, measure))]
+        parts += ["### Regulation and dial", table(*regulation_table(chosen))]
+        parts += ["### Every concept, arm and strength", table(*frontier_table(chosen))]
+    return "\n\n".join(parts) + "\n"
+
+
+PREFACE = """\
+# Results
+
+Made by `{command}`. *Presence*: any sentence of a text carries the concept; *density*: the share that does; *mean*:
+the judge's score. *Cost*: negative log likelihood per token under the unsteered model, above the unsteered texts of
+the same prompts and seeds. *static*: the difference of the class means added at every block; *static-middle*: at the
+middle third; *decay*: the static vector with an effort that falls off over tokens; *pca*: repeng's directions;
+*closed*: `lqr` with the outer loop; *closed-kick*: the same with a reserve that empties in three tokens. Intervals
+hold at 95 %, bootstrapped over prompts."""
+
+
+def judge_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
+    found = {run.concept: next(judge for judge in run.judges if judge.name == run.suite.primary) for run in runs}
+    rows = [
+        [concept, judge.name, "not measured" if judge.accuracy is None else str(judge.accuracy)]
+        for concept, judge in found.items()
+    ]
+    return ("concept", "judge", "accuracy on held-out labels"), rows
+
+
+def curves_of(run: Run, measure: str) -> tuple[list[str], dict[str, Curve]]:
+    return make_curves(run.records, outcome(run.suite.primary, measure))
+
+
+def cost_table(runs: Sequence[Run], measure: str) -> tuple[tuple[str, ...], list[list[str]]]:
+    """The added cost of each arm over that of the static vector, at its effect, over all concepts together."""
+    curves = [curves_of(run, measure)[1] for run in runs]
+    rows = []
+    for arm in curves[0]:
+        pairs = [(each[REFERENCE], each[arm]) for each in curves]
+        found = [pooled_price(pairs, budget) for budget in BUDGETS]
+        rows.append([arm, *(f"{interval(each.share)}, {each.reached} of {len(runs)}" for each in found)])
+    return ("arm", *(f"cost over static's at +{budget:g} nats, concepts" for budget in BUDGETS)), rows
+
+
+def regulation_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Of each arm, averaged over concepts: spread at matched effect, cost on target, half the level, the dial."""
+    rows = []
+    curves = [curves_of(run, "mean") for run in runs]
+    for arm in curves[0][1]:
+        spreads, on_target, halves, ranks = [], [], [], []
+        for run, (prompts, each) in zip(runs, curves, strict=True):
+            curve = each[arm]
+            effect = float(curve.mean_effects[-1])
+            if (found := regulation(each[REFERENCE], curve, effect)) is not None:
+                spreads.append(found.ratio.value)
+            groups = {record.prompt: record.group for record in run.records}
+            on = np.array([groups[prompt] == ON_TARGET for prompt in prompts])
+            on_target += curve.costs[on, -1].tolist()
+            rise = curve.mean_effects - curve.mean_effects[0]
+            middle = float(np.interp(curve.strengths[-1] / 2, curve.strengths, rise))
+            halves.append(middle / rise[-1] if rise[-1] else np.nan)
+            ranks.append(spearman(curve.strengths, curve.mean_effects))
+        rows.append([
+            arm, f"{number(float(np.median(spreads)))} ({len(spreads)})" if spreads else NONE,
+            interval(paired_bootstrap(np.array(on_target)), 3), number(float(np.nanmedian(halves))),
+            number(float(np.min(ranks))),
+        ])  # fmt: skip
+    headers = (
+        "arm", "spread over static's at its effect, median (concepts)", "cost on target at the last strength",
+        "share of the effect at half of it, median", "rank correlation, least",
+    )  # fmt: skip
+    return headers, rows
+
+
+def frontier_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
+    rows = []
+    for run in runs:
+        base = unsteered(run.records)
+        settings = dict.fromkeys((record.arm, record.strength) for record in run.records)
+        for arm, strength in settings:
+            chosen = [record for record in run.records if (record.arm, record.strength) == (arm, strength)]
+            effects = [number(mean(chosen, outcome(run.suite.primary, measure))) for measure in MEASURES]
+            added = mean(chosen, lambda record: record.nll) - mean(base, lambda record: record.nll)
+            broken = percent(broken_share(chosen, base))
+            rows.append([run.concept, arm, f"{strength:g}" if strength else "", *effects, number(added, 3), broken])
+    return ("concept", "arm", "strength", *MEASURES, "added nats", "broken"), rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of labelled data")
+    parser.add_argument("--work", type=Path, default=Path("build/results"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--concepts", nargs="+", default=CONCEPTS)
+    parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument("--limit", type=int, help="most prompts of a suite")
+    parser.add_argument("--parallel", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--export", metavar="MODEL", help=argparse.SUPPRESS)  # in a process of its own, for its memory
+    options = parser.parse_args()
+    if options.export:
+        export_all(options.export, options.concepts, options.work)
+        return
+    runs = []
+    for name in options.models:
+        subprocess.run([sys.executable, *sys.argv, "--export", name], check=True)
+        with LlamaModel(resolve_model(name)) as model:
+            for concept in options.concepts:
+                suite = suite_of(concept, options.data, options.work, options.limit)
+                runs.append(sweep(model, name, concept, suite, options.work, options))
+    options.output.write_text(page(runs, f"make results DATA={options.data.name}"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
