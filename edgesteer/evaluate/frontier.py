@@ -161,6 +161,8 @@ def pooled_price(pairs: Sequence[tuple[Curve, Curve]], budget: float) -> PooledP
     """Compare the costs of two arms over concepts: (reference, arm) of each. Prompts are resampled within concepts."""
     whole_costs = [tuple(float(each[0]) for each in _prices(*pair, budget, whole(pair[0]))[1:]) for pair in pairs]
     reached = [number for number, (_, ours) in enumerate(whole_costs) if math.isfinite(ours)]
+    if not reached:
+        return PooledPrice(_limits(math.nan, np.empty(0)), 0)
     theirs, ours = (sum(whole_costs[number][side] for number in reached) for side in (0, 1))
     sampled = [
         _prices(*pairs[number], budget, resamples(len(pairs[number][0].effects), seed=number))[1:] for number in reached

@@ -191,3 +191,10 @@ def test_pooled_price_leaves_out_concepts_whose_effect_is_never_reached() -> Non
     found = pooled_price([(reference, half), (reference, weak)], budget=0.2)
     assert found.reached == 1
     assert found.share.value == pytest.approx(0.5)
+
+
+def test_pooled_price_is_unknown_where_no_effect_is_reached() -> None:
+    strengths, effects = np.array([0.0, 1.0]), np.tile([0.0, 1.0], (3, 1))
+    found = pooled_price([(Curve(strengths, effects, effects * 0.2), Curve(strengths, effects / 2, effects))], 0.2)
+    assert found.reached == 0
+    assert np.isnan(found.share.value)
