@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from edgesteer.errors import EdgeSteerError, EngineError, SteeringError
 from edgesteer.runtime.engine import Engine
 from edgesteer.runtime.loop import SteeringLoop
 from edgesteer.runtime.request import Request, Steering
-from edgesteer.runtime.sequence import Piece, Sequence
+from edgesteer.runtime.sequence import Generation, Piece, Sequence
 from edgesteer.runtime.slots import Slot, choose
 
 Event = tuple[Sequence, Piece | EdgeSteerError]
@@ -325,3 +325,21 @@ class Batch:
             known.update((int(at), float(alpha[first + at - start])) for at in words if start <= at < stop)
             if not sequence.prefilling:
                 sequence.loops[number].start(np.array([known[int(at)] for at in words], dtype=np.float32))
+
+
+def generate_all(
+    engine: Engine, requests: Iterable[Request], on_text: Callable[[], None] = lambda: None
+) -> list[Generation]:
+    """Return the texts of all requests, in a batch of their own. on_text: called as each of them ends.
+
+    Raises what Batch.submit raises, and the first error that ended a text.
+    """
+    batch = Batch(engine)
+    sequences = [batch.submit(request) for request in requests]
+    while batch.busy:
+        for _, event in batch.step():
+            if isinstance(event, EdgeSteerError):
+                raise event
+            if event.result is not None:
+                on_text()
+    return [sequence.result for sequence in sequences]

@@ -18,9 +18,9 @@ import numpy as np
 
 from edgesteer.concept import as_table, as_text, decode_toml, numbered, read_text
 from edgesteer.controller import Controller
-from edgesteer.errors import EdgeSteerError, SuiteError
+from edgesteer.errors import SuiteError
 from edgesteer.evaluate.suite import as_suite_error, read_rows
-from edgesteer.runtime.batch import Batch
+from edgesteer.runtime.batch import generate_all
 from edgesteer.runtime.engine import Engine
 from edgesteer.runtime.model import LlamaModel
 from edgesteer.runtime.request import Prompt, Request, Steering, plain_prompt
@@ -117,15 +117,8 @@ def tokenize(model: LlamaModel, choice: Choice) -> tuple[Prompt, list[int]]:
 
 
 def _scores(engine: Engine, requests: Sequence[Request], on_choice: Callable[[], None]) -> list[float]:
-    batch = Batch(engine)
-    sequences = [batch.submit(request) for request in requests]
-    while batch.busy:
-        for _, event in batch.step():
-            if isinstance(event, EdgeSteerError):
-                raise event
-            if event.result is not None:
-                on_choice()
-    return [math.fsum(each.logprob for each in sequence.result.logprobs) for sequence in sequences]
+    texts = generate_all(engine, requests, on_choice)
+    return [math.fsum(each.logprob for each in text.logprobs) for text in texts]
 
 
 # ---- items ----

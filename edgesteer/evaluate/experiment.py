@@ -21,7 +21,7 @@ from edgesteer.evaluate.judges import Judge, judge_text
 from edgesteer.evaluate.record import Key, Record, Score, plain
 from edgesteer.evaluate.suite import Suite, SuitePrompt
 from edgesteer.fingerprint import sha256_of_file
-from edgesteer.runtime.batch import Batch
+from edgesteer.runtime.batch import generate_all
 from edgesteer.runtime.engine import Engine
 from edgesteer.runtime.likelihood import continuation_log_likelihoods
 from edgesteer.runtime.model import LlamaModel
@@ -138,7 +138,7 @@ class Laboratory:
         self._seed = seed
 
     def run(self, block: Sequence[Job], on_text: Callable[[], None]) -> list[Record]:
-        texts = self._generate([self._request(job) for job in block], on_text)
+        texts = generate_all(self._engine, [self._request(job) for job in block], on_text)
         nlls = self._nlls(block, [text.tokens for text in texts])
         judged = [judge_text(judge, [text.text for text in texts]) for judge in self._judges]
         names = [judge.name for judge in self._judges]
@@ -146,17 +146,6 @@ class Laboratory:
         return [
             self._record(job, *each) for job, each in zip(block, zip(texts, nlls, scores, strict=True), strict=True)
         ]
-
-    def _generate(self, requests: Sequence[Request], on_text: Callable[[], None]) -> list[Generation]:
-        batch = Batch(self._engine)
-        sequences = [batch.submit(request) for request in requests]
-        while batch.busy:
-            for _, event in batch.step():
-                if isinstance(event, EdgeSteerError):
-                    raise event
-                if event.result is not None:
-                    on_text()
-        return [sequence.result for sequence in sequences]
 
     def _request(self, job: Job) -> Request:
         return Request(
