@@ -36,14 +36,17 @@ from edgesteer.evaluate.tables import broken_share, mean
 from edgesteer.fingerprint import sha256_of_file
 from edgesteer.registry import resolve_model
 from edgesteer.runtime.model import LlamaModel
+from edgesteer.runtime.quantize import quantize
 from edgesteer.sidecar import Sidecar, read_sidecar, write_sidecar
 
-MODELS = ("smollm2", "gemma3")
+MODELS: Mapping[str, str | None] = {"smollm2": "Q4_0", "gemma3": None}
+"""Models and what they are requantized to: a format whose batches llama.cpp decodes faster than those of Q4_1."""
 CONCEPTS = (
     "ocean", "dogs", "optimism", "french", "simplicity", "civility", "refusal", "extraversion", "conscientiousness",
 )  # fmt: skip
 REFERENCE, OURS = "static", "closed"
-OPEN_FRACTIONS, CLOSED_FRACTIONS = (0.2, 0.4, 0.7), (0.25, 0.5, 0.75, 1.0)
+REFERENCE_FRACTIONS, OPEN_FRACTIONS = (0.2, 0.35, 0.5, 0.75), (0.25, 0.45, 0.7)
+CLOSED_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 """Strengths, as shares of the upper end of a controller's safe range."""
 KICK: dict[str, Any] = {"target": 0.6, "slope": 2.0, "memory_tokens": 12.0, "fade_tokens": 3.0}
 """The outer loop with a reserve that empties."""
@@ -130,7 +133,7 @@ def export_all(model: str, concepts: Sequence[str], work: Path) -> None:
     missing = [concept for concept in concepts if not sidecar_path(model, concept, work).exists()]
     if not missing:
         return
-    loaded = load_model(resolve_model(model))
+    loaded = load_model(model_path(model, work))
     options = ExportOptions(jacobian_prompts=JACOBIAN_PROMPTS)
     third = loaded.n_blocks // 3
     variants: dict[str, dict[str, Any]] = {
@@ -159,6 +162,18 @@ class Quiet:
         return lambda: None
 
 
+def model_path(model: str, work: Path) -> Path:
+    """Return the file of a model, requantized if need be."""
+    path, quantization = resolve_model(model), MODELS.get(model)
+    if quantization is None:
+        return path
+    output = work / f"{model}-{quantization}.gguf"
+    if not output.exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        quantize(path, output, quantization)
+    return output
+
+
 def sidecar_path(model: str, concept: str, work: Path) -> Path:
     folder = work / model
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,19 +183,21 @@ def sidecar_path(model: str, concept: str, work: Path) -> Path:
 def arms_of(controllers: Mapping[str, Controller], suite: Suite, has_chat: bool) -> list[Arm]:
     """Return all ways of steering: ours first."""
     closed, static = controllers[OURS], controllers[REFERENCE]
-    assert closed.sensor is not None
-    kick = replace(closed, sensor=replace(closed.sensor, **KICK))
+    loops = {OURS: closed, "closed-kick": kicked(closed), "closed-static": static, "kick-static": kicked(static)}
+    others = {name: each for name, each in controllers.items() if name not in (OURS, REFERENCE)}
     arms = [
-        Arm(OURS, closed, strengths(closed, CLOSED_FRACTIONS)),
-        Arm("closed-kick", kick, strengths(kick, CLOSED_FRACTIONS)),
-        *(
-            Arm(name, each, strengths(each, OPEN_FRACTIONS), loop="open")
-            for name, each in controllers.items()
-            if name != OURS
-        ),
-        Arm("decay", static, strengths(static, CLOSED_FRACTIONS), loop="decay"),
+        *(Arm(name, each, strengths(each, CLOSED_FRACTIONS)) for name, each in loops.items()),
+        Arm(REFERENCE, static, strengths(static, REFERENCE_FRACTIONS), loop="open"),
+        *(Arm(name, each, strengths(each, OPEN_FRACTIONS), loop="open") for name, each in others.items()),
+        Arm("decay", static, strengths(static, OPEN_FRACTIONS), loop="decay"),
     ]
     return [*arms, Arm("system-prompt", system=suite.system)] if has_chat else arms
+
+
+def kicked(controller: Controller) -> Controller:
+    """Return a controller whose outer loop has a reserve that empties."""
+    assert controller.sensor is not None
+    return replace(controller, sensor=replace(controller.sensor, **KICK))
 
 
 def strengths(controller: Controller, fractions: Iterable[float]) -> tuple[float, ...]:
@@ -210,9 +227,7 @@ def sweep(model: LlamaModel, name: str, concept: str, suite: Suite, work: Path, 
     files = {"model": sha256_of_file(model.path), "steer": sha256_of_file(path)}
     settings = {**files, **settings_of(suite, arms, **numbers)}
     with ResultsFolder(work / name / concept, settings) as folder:
-        records = run_experiment(
-            model, suite, arms, judges, **numbers, records=folder.records, on_record=folder.append
-        )
+        records = run_experiment(model, suite, arms, judges, **numbers, records=folder.records, on_record=folder.append)
         folder.finish(records)
     write_report(folder.path, records, suite, judges, f"{name}, {concept}")
     print(f"{name} {concept}: {len(records)} texts", flush=True)
@@ -321,7 +336,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--concepts", nargs="+", default=CONCEPTS)
-    parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--limit", type=int, help="most prompts of a suite")
     parser.add_argument("--parallel", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
@@ -333,7 +348,7 @@ def main() -> None:
     runs = []
     for name in options.models:
         subprocess.run([sys.executable, *sys.argv, "--export", name], check=True)
-        with LlamaModel(resolve_model(name)) as model:
+        with LlamaModel(model_path(name, options.work)) as model:
             for concept in options.concepts:
                 suite = suite_of(concept, options.data, options.work, options.limit)
                 runs.append(sweep(model, name, concept, suite, options.work, options))

@@ -260,17 +260,25 @@ def divergence_curve(
     controller: Controller,
     texts: Sequence[NeutralText],
     commands: Sequence[Command],
+    most: float,
     progress: Callable[[], None],
 ) -> Float:
-    """Return the divergence at each of some ever stronger commands, made monotone: (len(commands),)."""
-    return np.maximum.accumulate([divergence(model, controller, texts, each, progress) for each in commands])
+    """Return the divergence at ever stronger commands, made monotone, up to the first that reaches `most` nats."""
+    curve: list[float] = []
+    for number, command in enumerate(commands):
+        curve.append(max([divergence(model, controller, texts, command, progress), *curve]))
+        if curve[-1] >= most:
+            for _ in range(len(texts) * (len(commands) - number - 1)):
+                progress()
+            break
+    return np.array(curve)
 
 
 def level_at(curve: Float, levels: Sequence[float], nats: float) -> float:
     """Return the absolute level at which a divergence curve reaches some nats.
 
-    Interpolated in the logarithms of both, since divergence grows like a power of the level; the ends of the curve
-    bound the answer.
+    Interpolated in the logarithms of both, since divergence grows like a power of the level; the ends of the curve,
+    which may stop before the levels do, bound the answer.
     """
     tiny = np.finfo(float).tiny
-    return float(np.exp(np.interp(np.log(nats), np.log(np.maximum(curve, tiny)), np.log(np.abs(levels)))))
+    return float(np.exp(np.interp(np.log(nats), np.log(np.maximum(curve, tiny)), np.log(np.abs(levels[: len(curve)])))))

@@ -229,9 +229,7 @@ def analyse(
         ),
         probes=w,
         statistics=alpha_statistics(classes, neutral_activations, w, separations),
-        sensor=make_sensor(
-            classes, neutral_activations, prompt_activations, w, int(np.argmax(separations))
-        ),
+        sensor=make_sensor(classes, neutral_activations, prompt_activations, w, int(np.argmax(separations))),
         jacobians=mean_jacobians(model, [t.tokens for t in chosen], progress.stage("Jacobians", len(chosen))),
         jacobian_count=len(chosen),
         calibration_texts=tuple(plain[:CALIBRATION_TEXTS]),
@@ -431,7 +429,12 @@ def calibrate_level(
     """
     up, down = (
         divergence_curve(
-            model, controller, texts, [controller.command(sign)._replace(level=sign * each) for each in LEVELS], advance
+            model,
+            controller,
+            texts,
+            [controller.command(sign)._replace(level=sign * each) for each in LEVELS],
+            max(options.dial_nats, options.safe_nats),
+            advance,
         )
         for sign in (1, -1)
     )
@@ -449,5 +452,7 @@ def calibrate_share(
     advance: Callable[[], None],
 ) -> Controller:
     """The same for `ablate`, whose dial is the share removed: its safe range ends at 1 or at options.safe_nats."""
-    curve = divergence_curve(model, controller, texts, [controller.command(share) for share in SHARES], advance)
+    curve = divergence_curve(
+        model, controller, texts, [controller.command(share) for share in SHARES], options.safe_nats, advance
+    )
     return replace(controller, safe_range=(0.0, round(level_at(curve, SHARES, options.safe_nats), 2)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -260,9 +261,22 @@ def test_divergence_curve_never_falls(
     tiny_torch: LoadedModel, controller: Controller, neutral: list[NeutralText]
 ) -> None:
     commands = [Command(level, 1.0, "hold") for level in (0.5, 1.0, 2.0)]
-    curve = divergence_curve(tiny_torch, controller, neutral, commands, lambda: None)
+    curve = divergence_curve(tiny_torch, controller, neutral, commands, math.inf, lambda: None)
     single = [divergence(tiny_torch, controller, neutral, command) for command in commands]
     np.testing.assert_allclose(curve, np.maximum.accumulate(single))
+
+
+def test_divergence_curve_ends_where_it_has_reached_what_is_asked_for(
+    tiny_torch: LoadedModel, controller: Controller, neutral: list[NeutralText]
+) -> None:
+    commands = [Command(level, 1.0, "hold") for level in (0.5, 1.0, 2.0)]
+    whole = divergence_curve(tiny_torch, controller, neutral, commands, math.inf, lambda: None)
+    steps: list[None] = []
+    wanted = float(whole[:2].mean())
+    curve = divergence_curve(tiny_torch, controller, neutral, commands, wanted, lambda: steps.append(None))
+    np.testing.assert_array_equal(curve, whole[:2])
+    assert len(steps) == len(commands) * len(neutral)
+    assert level_at(curve, (0.5, 1.0, 2.0), wanted) == level_at(whole, (0.5, 1.0, 2.0), wanted)
 
 
 def test_push_is_the_best_multiple_of_the_prediction(

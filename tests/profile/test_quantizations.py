@@ -22,6 +22,7 @@ from edgesteer.profile.quantizations import (
     quantizations_table,
 )
 from edgesteer.profile.sweep import Settings, Sweeper
+from edgesteer.runtime.quantize import quantize
 
 Make = Callable[..., Any]
 TEXT = "The train was late again, so we waited and talked. " * 20
@@ -31,14 +32,9 @@ SETTINGS = Settings(prompt_len=(8,), gen_len=(4,), repeats=1, warmup=0)
 @pytest.fixture(scope="module")
 def folder(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model in 32 bits, and quantized to 8 bits by llama.cpp."""
-    import llama_cpp
-
     folder = tmp_path_factory.mktemp("quantizations")
     (folder / "tiny-f32.gguf").write_bytes(tiny_model.gguf.read_bytes())
-    parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype, parameters.nthread = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, 1
-    output = str(folder / "tiny-q8.gguf").encode()
-    assert llama_cpp.llama_model_quantize(str(tiny_model.gguf).encode(), output, parameters) == 0
+    quantize(tiny_model.gguf, folder / "tiny-q8.gguf", "Q8_0", threads=1)
     return folder
 
 
