@@ -13,26 +13,20 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from results_page import LOOPS, REFERENCE, Run, page
 
 from edgesteer.concept import load_concept, load_neutral, resolve_concept
 from edgesteer.controller import Controller
 from edgesteer.evaluate.arm import Arm
 from edgesteer.evaluate.experiment import run_experiment, settings_of
 from edgesteer.evaluate.folder import ResultsFolder
-from edgesteer.evaluate.frontier import BUDGETS, Curve, make_curves, pooled_price, regulation
-from edgesteer.evaluate.judges import Judge, make_judge
-from edgesteer.evaluate.markdown import NONE, interval, number, percent, table
-from edgesteer.evaluate.paired import MEASURES, outcome, unsteered
-from edgesteer.evaluate.record import Record
-from edgesteer.evaluate.report import ON_TARGET, write_report
-from edgesteer.evaluate.statistics import paired_bootstrap, spearman
+from edgesteer.evaluate.judges import make_judge
+from edgesteer.evaluate.report import write_report
 from edgesteer.evaluate.suite import Suite, load_suite
-from edgesteer.evaluate.tables import broken_share, mean
 from edgesteer.fingerprint import sha256_of_file
 from edgesteer.registry import resolve_model
 from edgesteer.runtime.model import LlamaModel
@@ -44,13 +38,13 @@ MODELS: Mapping[str, str | None] = {"smollm2": "Q4_0", "gemma3": None}
 CONCEPTS = (
     "ocean", "dogs", "optimism", "french", "simplicity", "civility", "refusal", "extraversion", "conscientiousness",
 )  # fmt: skip
-REFERENCE, OURS = "static", "closed"
 REFERENCE_FRACTIONS, OPEN_FRACTIONS = (0.2, 0.35, 0.5, 0.75), (0.25, 0.45, 0.7)
 CLOSED_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 """Strengths, as shares of the upper end of a controller's safe range."""
 KICK: dict[str, Any] = {"target": 0.6, "slope": 2.0, "memory_tokens": 12.0, "fade_tokens": 3.0}
 """The outer loop with a reserve that empties."""
-JACOBIAN_PROMPTS = 8
+JACOBIAN_PROMPTS, CALIBRATION_TEXTS = 8, 2
+"""Fewer than by default: the sweep finds by itself what a strength does."""
 
 Rows = Iterator[tuple[str, int]]
 
@@ -137,7 +131,7 @@ def export_all(model: str, concepts: Sequence[str], work: Path) -> None:
     options = ExportOptions(jacobian_prompts=JACOBIAN_PROMPTS)
     third = loaded.n_blocks // 3
     variants: dict[str, dict[str, Any]] = {
-        OURS: {},
+        LOOPS[0]: {},
         REFERENCE: {"law": "add"},
         "static-middle": {"law": "add", "blocks": tuple(range(third, loaded.n_blocks - third))},
         "pca": {"law": "add", "direction": "pca"},
@@ -148,6 +142,7 @@ def export_all(model: str, concepts: Sequence[str], work: Path) -> None:
     for concept in missing:
         print(f"export {model} {concept}", flush=True)
         analysis = analyse(loaded, load_concept(resolve_concept(concept)), load_neutral(), options, Quiet())
+        analysis = replace(analysis, calibration_texts=analysis.calibration_texts[:CALIBRATION_TEXTS])
         controllers = {
             name: replace(controller_of(loaded, analysis, replace(options, **changes), Quiet()), name=name)
             for name, changes in variants.items()
@@ -182,9 +177,9 @@ def sidecar_path(model: str, concept: str, work: Path) -> Path:
 
 def arms_of(controllers: Mapping[str, Controller], suite: Suite, has_chat: bool) -> list[Arm]:
     """Return all ways of steering: ours first."""
-    closed, static = controllers[OURS], controllers[REFERENCE]
-    loops = {OURS: closed, "closed-kick": kicked(closed), "closed-static": static, "kick-static": kicked(static)}
-    others = {name: each for name, each in controllers.items() if name not in (OURS, REFERENCE)}
+    closed, static = controllers[LOOPS[0]], controllers[REFERENCE]
+    loops = dict(zip(LOOPS, (closed, kicked(closed), static, kicked(static)), strict=True))
+    others = {name: each for name, each in controllers.items() if name not in (LOOPS[0], REFERENCE)}
     arms = [
         *(Arm(name, each, strengths(each, CLOSED_FRACTIONS)) for name, each in loops.items()),
         Arm(REFERENCE, static, strengths(static, REFERENCE_FRACTIONS), loop="open"),
@@ -207,17 +202,6 @@ def strengths(controller: Controller, fractions: Iterable[float]) -> tuple[float
 # ---- texts ----
 
 
-@dataclass(frozen=True)
-class Run:
-    """The texts of one model and concept."""
-
-    model: str
-    concept: str
-    suite: Suite
-    judges: list[Judge]
-    records: list[Record]
-
-
 def sweep(model: LlamaModel, name: str, concept: str, suite: Suite, work: Path, options: argparse.Namespace) -> Run:
     """Generate and judge the texts of one concept, or read those that are there, and write its own report."""
     path = sidecar_path(name, concept, work)
@@ -232,101 +216,6 @@ def sweep(model: LlamaModel, name: str, concept: str, suite: Suite, work: Path, 
     write_report(folder.path, records, suite, judges, f"{name}, {concept}")
     print(f"{name} {concept}: {len(records)} texts", flush=True)
     return Run(name, concept, suite, judges, records)
-
-
-# ---- the page ----
-
-
-def page(runs: Sequence[Run], command: str) -> str:
-    models = list(dict.fromkeys(run.model for run in runs))
-    parts = [PREFACE.format(command=command), "## Judges", table(*judge_table(runs))]
-    for model in models:
-        chosen = [run for run in runs if run.model == model]
-        parts += [f"## {model}"]
-        for measure in MEASURES:
-            parts += [f"### Cost at the static vector's effect, by {measure}", table(*cost_table(chosen, measure))]
-        parts += ["### Regulation and dial", table(*regulation_table(chosen))]
-        parts += ["### Every concept, arm and strength", table(*frontier_table(chosen))]
-    return "\n\n".join(parts) + "\n"
-
-
-PREFACE = """\
-# Results
-
-Made by `{command}`. *Presence*: any sentence of a text carries the concept; *density*: the share that does; *mean*:
-the judge's score. *Cost*: negative log likelihood per token under the unsteered model, above the unsteered texts of
-the same prompts and seeds. *static*: the difference of the class means added at every block; *static-middle*: at the
-middle third; *decay*: the static vector with an effort that falls off over tokens; *pca*: repeng's directions;
-*closed*: `lqr` with the outer loop; *closed-kick*: the same with a reserve that empties in three tokens. Intervals
-hold at 95 %, bootstrapped over prompts."""
-
-
-def judge_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
-    found = {run.concept: next(judge for judge in run.judges if judge.name == run.suite.primary) for run in runs}
-    rows = [
-        [concept, judge.name, "not measured" if judge.accuracy is None else str(judge.accuracy)]
-        for concept, judge in found.items()
-    ]
-    return ("concept", "judge", "accuracy on held-out labels"), rows
-
-
-def curves_of(run: Run, measure: str) -> tuple[list[str], dict[str, Curve]]:
-    return make_curves(run.records, outcome(run.suite.primary, measure))
-
-
-def cost_table(runs: Sequence[Run], measure: str) -> tuple[tuple[str, ...], list[list[str]]]:
-    """The added cost of each arm over that of the static vector, at its effect, over all concepts together."""
-    curves = [curves_of(run, measure)[1] for run in runs]
-    rows = []
-    for arm in curves[0]:
-        pairs = [(each[REFERENCE], each[arm]) for each in curves]
-        found = [pooled_price(pairs, budget) for budget in BUDGETS]
-        rows.append([arm, *(f"{interval(each.share)}, {each.reached} of {len(runs)}" for each in found)])
-    return ("arm", *(f"cost over static's at +{budget:g} nats, concepts" for budget in BUDGETS)), rows
-
-
-def regulation_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
-    """Of each arm, averaged over concepts: spread at matched effect, cost on target, half the level, the dial."""
-    rows = []
-    curves = [curves_of(run, "mean") for run in runs]
-    for arm in curves[0][1]:
-        spreads, on_target, halves, ranks = [], [], [], []
-        for run, (prompts, each) in zip(runs, curves, strict=True):
-            curve = each[arm]
-            effect = float(curve.mean_effects[-1])
-            if (found := regulation(each[REFERENCE], curve, effect)) is not None:
-                spreads.append(found.ratio.value)
-            groups = {record.prompt: record.group for record in run.records}
-            on = np.array([groups[prompt] == ON_TARGET for prompt in prompts])
-            on_target += curve.costs[on, -1].tolist()
-            rise = curve.mean_effects - curve.mean_effects[0]
-            middle = float(np.interp(curve.strengths[-1] / 2, curve.strengths, rise))
-            halves.append(middle / rise[-1] if rise[-1] else np.nan)
-            ranks.append(spearman(curve.strengths, curve.mean_effects))
-        rows.append([
-            arm, f"{number(float(np.median(spreads)))} ({len(spreads)})" if spreads else NONE,
-            interval(paired_bootstrap(np.array(on_target)), 3), number(float(np.nanmedian(halves))),
-            number(float(np.min(ranks))),
-        ])  # fmt: skip
-    headers = (
-        "arm", "spread over static's at its effect, median (concepts)", "cost on target at the last strength",
-        "share of the effect at half of it, median", "rank correlation, least",
-    )  # fmt: skip
-    return headers, rows
-
-
-def frontier_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
-    rows = []
-    for run in runs:
-        base = unsteered(run.records)
-        settings = dict.fromkeys((record.arm, record.strength) for record in run.records)
-        for arm, strength in settings:
-            chosen = [record for record in run.records if (record.arm, record.strength) == (arm, strength)]
-            effects = [number(mean(chosen, outcome(run.suite.primary, measure))) for measure in MEASURES]
-            added = mean(chosen, lambda record: record.nll) - mean(base, lambda record: record.nll)
-            broken = percent(broken_share(chosen, base))
-            rows.append([run.concept, arm, f"{strength:g}" if strength else "", *effects, number(added, 3), broken])
-    return ("concept", "arm", "strength", *MEASURES, "added nats", "broken"), rows
 
 
 def main() -> None:

@@ -149,7 +149,7 @@ def price(reference: Curve, arm: Curve, budget: float) -> Price:
 class PooledPrice:
     """What an arm pays over several concepts together, each at the effect that its reference has at a budget.
 
-    share: sum of the arm's costs over the sum of the references', over the concepts in which it gets to that effect.
+    share: sum of the arm's costs over the sum of its rivals', over the concepts in which both get to that effect.
     reached: how many those are.
     """
 
@@ -157,16 +157,25 @@ class PooledPrice:
     reached: int
 
 
-def pooled_price(pairs: Sequence[tuple[Curve, Curve]], budget: float) -> PooledPrice:
-    """Compare the costs of two arms over concepts: (reference, arm) of each. Prompts are resampled within concepts."""
-    whole_costs = [tuple(float(each[0]) for each in _prices(*pair, budget, whole(pair[0]))[1:]) for pair in pairs]
-    reached = [number for number, (_, ours) in enumerate(whole_costs) if math.isfinite(ours)]
+def pooled_price(
+    pairs: Sequence[tuple[Curve, Curve]], budget: float, rivals: Sequence[Curve] | None = None
+) -> PooledPrice:
+    """Compare the costs of two arms over concepts. Prompts are resampled within concepts.
+
+    pairs: (reference, arm) of each concept. rivals: whose costs the arm's are divided by; the references when None.
+    """
+
+    def costs(number: int, weights: Array) -> tuple[Array, Array]:
+        reference, arm = pairs[number]
+        rival = reference if rivals is None else rivals[number]
+        return tuple(_prices(reference, each, budget, weights)[2] for each in (rival, arm))  # type: ignore[return-value]
+
+    found = [costs(number, whole(reference)) for number, (reference, _) in enumerate(pairs)]
+    reached = [number for number, both in enumerate(found) if np.isfinite(both).all()]
     if not reached:
         return PooledPrice(_limits(math.nan, np.empty(0)), 0)
-    theirs, ours = (sum(whole_costs[number][side] for number in reached) for side in (0, 1))
-    sampled = [
-        _prices(*pairs[number], budget, resamples(len(pairs[number][0].effects), seed=number))[1:] for number in reached
-    ]
+    theirs, ours = np.sum([found[number] for number in reached], axis=0)[:, 0]
+    sampled = [costs(number, resamples(len(pairs[number][0].effects), seed=number)) for number in reached]
     shares = _share(*(np.sum([each[side] for each in sampled], axis=0) for side in (1, 0)))
     return PooledPrice(_limits(float(_share(ours, theirs)), np.atleast_1d(shares)), len(reached))
 

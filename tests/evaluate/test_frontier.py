@@ -183,6 +183,15 @@ def test_pooled_price_is_the_ratio_of_the_sums_by_hand() -> None:
     assert (found.share.value, found.share.low, found.share.high) == pytest.approx((0.375, 0.375, 0.375))
 
 
+def test_pooled_price_against_a_rival_divides_by_the_rivals_costs() -> None:
+    """At the reference's effect the arm pays 0.1 and the rival 0.4: a quarter, whatever the reference pays."""
+    strengths = np.array([0.0, 1.0])
+    effects = np.tile([0.0, 1.0], (3, 1))
+    reference, arm, rival = (Curve(strengths, effects, effects * cost) for cost in (0.2, 0.1, 0.4))
+    found = pooled_price([(reference, arm)], 0.2, [rival])
+    assert (found.share.value, found.reached) == (pytest.approx(0.25), 1)
+
+
 def test_pooled_price_leaves_out_concepts_whose_effect_is_never_reached() -> None:
     strengths = np.array([0.0, 1.0])
     effects = np.tile([0.0, 1.0], (3, 1))

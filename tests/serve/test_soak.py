@@ -1,4 +1,4 @@
-"""Two minutes of bench/soak.py against a server in a process of its own: nothing lost, doubled or kept."""
+"""Three quarters of a minute of bench/soak.py against a server in a process of its own: nothing lost, doubled or kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgesteer.runtime.model import LlamaModel
 from edgesteer.sidecar import Sidecar, write_sidecar
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "soak.py"
-SECONDS = 120
+SECONDS = 45
 LEAK = 8.0
 """MB. One text of a thousand that kept its sampler would show as more."""
 

@@ -1,0 +1,237 @@
+"""Results page: the tables of docs/results.md, from the texts of every model and concept. Generates nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from edgesteer.evaluate.frontier import BUDGETS, Curve, make_curves, pooled_price, price, regulation
+from edgesteer.evaluate.judges import Judge
+from edgesteer.evaluate.markdown import interval, number, percent, table
+from edgesteer.evaluate.paired import MEASURES, outcome, unsteered
+from edgesteer.evaluate.record import Record
+from edgesteer.evaluate.report import ON_TARGET
+from edgesteer.evaluate.statistics import Interval, paired_bootstrap, spearman
+from edgesteer.evaluate.suite import Suite
+from edgesteer.evaluate.tables import broken_share, mean
+
+REFERENCE = "static"
+LOOPS = ("closed", "closed-kick", "closed-static", "kick-static")
+"""The ways of steering that close the loop: the regulator's gains and the static vector, each with two loops."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The texts of one model and concept."""
+
+    model: str
+    concept: str
+    suite: Suite
+    judges: list[Judge]
+    records: list[Record]
+
+
+def page(runs: Sequence[Run], command: str) -> str:
+    models = list(dict.fromkeys(run.model for run in runs))
+    parts = [PREFACE.format(command=command), "## Judges", table(*judge_table(runs))]
+    for model in models:
+        chosen = [run for run in runs if run.model == model]
+        parts += [f"## {model}", "### What was aimed at", table(*target_table(chosen))]
+        for measure in MEASURES:
+            parts += [f"### Cost at the static vector's effect, by {measure}", table(*cost_table(chosen, measure))]
+        parts += ["### Regulation and dial", table(*regulation_table(chosen))]
+        parts += ["### Rank correlation of strength and effect", table(*dial_table(chosen))]
+        parts += ["### Every concept, arm and strength", table(*frontier_table(chosen))]
+    return "\n\n".join([*parts, LIMITS]) + "\n"
+
+
+PREFACE = """\
+# Results
+
+Made by `{command}`. *Presence*: any sentence of a text carries the concept; *density*: the share that does; *mean*:
+the judge's score. *Cost*: negative log likelihood per token under the unsteered model, above the unsteered texts of
+the same prompts and seeds. *static*: the difference of the class means added at every block; *static-middle*: at the
+middle third; *decay*: the static vector with an effort that falls off over tokens; *pca*: repeng's directions;
+*closed*: `lqr` with the outer loop; *closed-static*: the static vector with it; *closed-kick*, *kick-static*: the same
+two with a reserve that empties in three tokens. *best closed*: of these four the one that is cheapest for the concept
+on half of the prompts, measured on the other half, and the other way round. Intervals hold at 95 %, bootstrapped over
+prompts."""
+
+
+LIMITS = ""
+
+
+def judge_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
+    found = {run.concept: next(judge for judge in run.judges if judge.name == run.suite.primary) for run in runs}
+    rows = [
+        [concept, judge.name, "not measured" if judge.accuracy is None else str(judge.accuracy)]
+        for concept, judge in found.items()
+    ]
+    return ("concept", "judge", "accuracy on held-out labels"), rows
+
+
+def curves_of(run: Run, measure: str) -> tuple[list[str], dict[str, Curve]]:
+    return make_curves(run.records, outcome(run.suite.primary, measure))
+
+
+def cost_table(runs: Sequence[Run], measure: str) -> tuple[tuple[str, ...], list[list[str]]]:
+    """The added cost of each arm over that of the static vector, at its effect, over all concepts together."""
+    curves = [curves_of(run, measure)[1] for run in runs]
+    rows = []
+    for arm in curves[0]:
+        pairs = [(each[REFERENCE], each[arm]) for each in curves]
+        found = [pooled_price(pairs, budget) for budget in BUDGETS]
+        rows.append([arm, *(f"{interval(each.share)}, {each.reached} of {len(runs)}" for each in found)])
+    halves = [best_halves(curves, budget) for budget in BUDGETS]
+    shares = [pooled_price([half.pair for half in each], budget) for each, budget in zip(halves, BUDGETS, strict=True)]
+    rows.append(["best closed", *(f"{interval(each.share)}, {each.reached / 2:g} of {len(runs)}" for each in shares)])
+    return ("arm", *(f"cost over static's at +{budget:g} nats, concepts" for budget in BUDGETS)), rows
+
+
+class Half(NamedTuple):
+    """Half of the prompts of a concept: the static vector, the decaying one, and the loop that the other half chose."""
+
+    reference: Curve
+    decay: Curve
+    chosen: Curve
+    name: str
+
+    @property
+    def pair(self) -> tuple[Curve, Curve]:
+        return self.reference, self.chosen
+
+
+def best_halves(curves: Sequence[Mapping[str, Curve]], budget: float) -> list[Half]:
+    found = []
+    for each in curves:
+        for here, there in ((0, 1), (1, 0)):
+            costs = {name: half_price(each, name, there, budget) for name in LOOPS}
+            best = min(LOOPS, key=lambda name: costs[name])
+            reference, decay, chosen = (half(each[name], here) for name in (REFERENCE, "decay", best))
+            found.append(Half(reference, decay, chosen, best))
+    return found
+
+
+def half_price(curves: Mapping[str, Curve], name: str, number: int, budget: float) -> float:
+    return price(half(curves[REFERENCE], number), half(curves[name], number), budget).cost
+
+
+def half(curve: Curve, number: int) -> Curve:
+    """Return every other prompt of a curve."""
+    return replace(curve, effects=curve.effects[number::2], costs=curve.costs[number::2])
+
+
+def target_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """What the closed loop was to reach, and what it reached. Effects are the judge's mean scores."""
+    curves = [curves_of(run, "mean") for run in runs]
+    rows = []
+    for budget in BUDGETS:
+        halves = best_halves([each for _, each in curves], budget)
+        pairs = [each.pair for each in halves]
+        for rival, wanted in (("static", 0.5), ("decay", 1.0)):
+            rivals = None if rival == "static" else [each.decay for each in halves]
+            found = pooled_price(pairs, budget, rivals)
+            what = f"best closed: cost over that of *{rival}* at the effect of static at +{budget:g} nats"
+            rows.append([what, f"at most {wanted:g}", interval(found.share), reached(found.share.value <= wanted)])
+    for arm in LOOPS:
+        rows += regulation_rows(runs, curves, arm)
+    return ("", "wanted", "found", "reached"), rows
+
+
+def regulation_rows(
+    runs: Sequence[Run], curves: Sequence[tuple[list[str], dict[str, Curve]]], arm: str
+) -> list[list[str]]:
+    found = regulation_of(runs, curves, arm)
+    ranks = min(found.ranks.values())
+    return [
+        [f"{arm}: spread over prompts, over that of *static* at its effect", "at most 0.5", number(found.spread),
+         reached(found.spread <= 0.5)],
+        [f"{arm}: cost of prompts on target", "at most 0.02", interval(found.on_target, 3),
+         reached(found.on_target.value <= 0.02)],
+        [f"{arm}: share of the effect at half the level", "0.5", number(found.half), ""],
+        [f"{arm}: least rank correlation of strength and effect", "at least 0.95", number(ranks),
+         reached(ranks >= 0.95)],
+        [f"{arm}: broken texts at the safe end", "0 %", percent(found.broken), reached(found.broken == 0)],
+    ]  # fmt: skip
+
+
+def reached(is_so: bool) -> str:
+    return "yes" if is_so else "no"
+
+
+class Regulated(NamedTuple):
+    """An arm over concepts: medians but for on_target (mean), broken (mean) and ranks (by concept)."""
+
+    spread: float
+    spread_concepts: int
+    on_target: Interval
+    half: float
+    ranks: dict[str, float]
+    broken: float
+
+
+def regulation_of(
+    runs: Sequence[Run], curves: Sequence[tuple[list[str], Mapping[str, Curve]]], arm: str
+) -> Regulated:
+    spreads, on_target, halves, ranks, broken = [], [], [], {}, []
+    for run, (prompts, each) in zip(runs, curves, strict=True):
+        curve = each[arm]
+        if (found := regulation(each[REFERENCE], curve, float(curve.mean_effects[-1]))) is not None:
+            spreads.append(found.ratio.value)
+        groups = {record.prompt: record.group for record in run.records}
+        on_target += curve.costs[[groups[prompt] == ON_TARGET for prompt in prompts], -1].tolist()
+        rise = curve.mean_effects - curve.mean_effects[0]
+        middle = float(np.interp(curve.strengths[-1] / 2, curve.strengths, rise))
+        halves.append(middle / rise[-1] if rise[-1] else np.nan)
+        ranks[run.concept] = spearman(curve.strengths, curve.mean_effects)
+        last = [record for record in run.records if (record.arm, record.strength) == (arm, curve.strengths[-1])]
+        broken.append(broken_share(last, unsteered(run.records)))
+    return Regulated(
+        float(np.median(spreads)) if spreads else np.nan,
+        len(spreads),
+        paired_bootstrap(np.array(on_target)),
+        float(np.nanmedian(halves)),
+        ranks,
+        float(np.mean(broken)),
+    )
+
+
+def regulation_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Of each arm, over concepts: spread at matched effect, cost on target, half the level, broken texts."""
+    curves = [curves_of(run, "mean") for run in runs]
+    rows = []
+    for arm in curves[0][1]:
+        found = regulation_of(runs, curves, arm)
+        rows.append([
+            arm, f"{number(found.spread)} ({found.spread_concepts})", interval(found.on_target, 3),
+            number(found.half), percent(found.broken),
+        ])  # fmt: skip
+    headers = (
+        "arm", "spread over static's at its effect, median (concepts)", "cost on target at the last strength",
+        "share of the effect at half of it, median", "broken at the last strength",
+    )  # fmt: skip
+    return headers, rows
+
+
+def dial_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
+    curves = [curves_of(run, "mean") for run in runs]
+    ranks = {arm: regulation_of(runs, curves, arm).ranks for arm in curves[0][1]}
+    rows = [[run.concept, *(number(each[run.concept]) for each in ranks.values())] for run in runs]
+    return ("concept", *ranks), rows
+
+
+def frontier_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
+    rows = []
+    for run in runs:
+        base = unsteered(run.records)
+        settings = dict.fromkeys((record.arm, record.strength) for record in run.records)
+        for arm, strength in settings:
+            chosen = [record for record in run.records if (record.arm, record.strength) == (arm, strength)]
+            effects = [number(mean(chosen, outcome(run.suite.primary, measure))) for measure in MEASURES]
+            added = mean(chosen, lambda record: record.nll) - mean(base, lambda record: record.nll)
+            broken = percent(broken_share(chosen, base))
+            rows.append([run.concept, arm, f"{strength:g}" if strength else "", *effects, number(added, 3), broken])
+    return ("concept", "arm", "strength", *MEASURES, "added nats", "broken"), rows
