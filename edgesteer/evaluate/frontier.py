@@ -190,7 +190,7 @@ def _prices(reference: Curve, arm: Curve, budget: float, weights: Array) -> tupl
 def _share(cost: Array | float, reference: Array | float) -> Array:
     cost, reference = np.asarray(cost, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     free = (reference <= 0) & (cost <= 0)
-    share = np.divide(cost, reference, out=np.full(cost.shape, np.inf), where=reference > 0)
+    share = np.divide(cost, reference, out=np.full(cost.shape, np.inf), where=(reference > 0) & np.isfinite(cost))
     return np.asarray(np.where(free, 1.0, share))
 
 
