@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from results_page import LOOPS, REFERENCE, Run, page
 
 from edgesteer.concept import load_concept, load_neutral, resolve_concept
 from edgesteer.controller import Controller
+from edgesteer.errors import SteeringError
 from edgesteer.evaluate.arm import Arm
 from edgesteer.evaluate.experiment import run_experiment, settings_of
 from edgesteer.evaluate.folder import ResultsFolder
@@ -33,8 +34,16 @@ from edgesteer.runtime.model import LlamaModel
 from edgesteer.runtime.quantize import quantize
 from edgesteer.sidecar import Sidecar, read_sidecar, write_sidecar
 
-MODELS: Mapping[str, str | None] = {"smollm2": "Q4_0", "gemma3": None}
-"""Models and what they are requantized to: a format whose batches llama.cpp decodes faster than those of Q4_1."""
+@dataclass(frozen=True)
+class Plan:
+    """How a model takes part. quantization: what it is requantized to. n_prompts: most of a suite; None: as it is."""
+
+    quantization: str | None = None
+    n_prompts: int | None = None
+
+
+MODELS = {"smollm2": Plan(quantization="Q4_0"), "gemma3": Plan(n_prompts=12)}
+"""llama.cpp decodes batches of Q4_0 faster than those of Q4_1; Gemma's vocabulary makes a text three times as slow."""
 CONCEPTS = (
     "ocean", "dogs", "optimism", "french", "simplicity", "civility", "refusal", "extraversion", "conscientiousness",
 )  # fmt: skip
@@ -143,10 +152,14 @@ def export_all(model: str, concepts: Sequence[str], work: Path) -> None:
         print(f"export {model} {concept}", flush=True)
         analysis = analyse(loaded, load_concept(resolve_concept(concept)), load_neutral(), options, Quiet())
         analysis = replace(analysis, calibration_texts=analysis.calibration_texts[:CALIBRATION_TEXTS])
-        controllers = {
-            name: replace(controller_of(loaded, analysis, replace(options, **changes), Quiet()), name=name)
-            for name, changes in variants.items()
-        }
+        controllers = {}
+        for name, changes in variants.items():
+            try:
+                made = controller_of(loaded, analysis, replace(options, **changes), Quiet())
+            except SteeringError as error:  # such as `rotate` where no block has its classes on opposite sides
+                print(f"{model} {concept}: no {name}: {error}", flush=True)
+                continue
+            controllers[name] = replace(made, name=name)
         write_sidecar(sidecar_path(model, concept, work), Sidecar(loaded.fingerprint, controllers))
 
 
@@ -159,7 +172,7 @@ class Quiet:
 
 def model_path(model: str, work: Path) -> Path:
     """Return the file of a model, requantized if need be."""
-    path, quantization = resolve_model(model), MODELS.get(model)
+    path, quantization = resolve_model(model), MODELS[model].quantization
     if quantization is None:
         return path
     output = work / f"{model}-{quantization}.gguf"
@@ -223,7 +236,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder of labelled data")
     parser.add_argument("--work", type=Path, default=Path("build/results"))
     parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
-    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--concepts", nargs="+", default=CONCEPTS)
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--limit", type=int, help="most prompts of a suite")
@@ -239,7 +252,7 @@ def main() -> None:
         subprocess.run([sys.executable, *sys.argv, "--export", name], check=True)
         with LlamaModel(model_path(name, options.work)) as model:
             for concept in options.concepts:
-                suite = suite_of(concept, options.data, options.work, options.limit)
+                suite = suite_of(concept, options.data, options.work, options.limit or MODELS[name].n_prompts)
                 runs.append(sweep(model, name, concept, suite, options.work, options))
     options.output.write_text(page(runs, f"make results DATA={options.data.name}"), encoding="utf-8")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -81,14 +82,19 @@ def cost_table(runs: Sequence[Run], measure: str) -> tuple[tuple[str, ...], list
     """The added cost of each arm over that of the static vector, at its effect, over all concepts together."""
     curves = [curves_of(run, measure)[1] for run in runs]
     rows = []
-    for arm in curves[0]:
-        pairs = [(each[REFERENCE], each[arm]) for each in curves]
+    for arm in arms_of(curves):
+        pairs = [(each[REFERENCE], each[arm]) for each in curves if arm in each]
         found = [pooled_price(pairs, budget) for budget in BUDGETS]
         rows.append([arm, *(f"{interval(each.share)}, {each.reached} of {len(runs)}" for each in found)])
     halves = [best_halves(curves, budget) for budget in BUDGETS]
     shares = [pooled_price([half.pair for half in each], budget) for each, budget in zip(halves, BUDGETS, strict=True)]
     rows.append(["best closed", *(f"{interval(each.share)}, {each.reached / 2:g} of {len(runs)}" for each in shares)])
     return ("arm", *(f"cost over static's at +{budget:g} nats, concepts" for budget in BUDGETS)), rows
+
+
+def arms_of(curves: Iterable[Mapping[str, Curve]]) -> list[str]:
+    """Return the arms of all concepts; not every law can be exported for every concept."""
+    return list(dict.fromkeys(arm for each in curves for arm in each))
 
 
 class Half(NamedTuple):
@@ -177,6 +183,8 @@ def regulation_of(
 ) -> Regulated:
     spreads, on_target, halves, ranks, broken = [], [], [], {}, []
     for run, (prompts, each) in zip(runs, curves, strict=True):
+        if arm not in each:
+            continue
         curve = each[arm]
         if (found := regulation(each[REFERENCE], curve, float(curve.mean_effects[-1]))) is not None:
             spreads.append(found.ratio.value)
@@ -202,7 +210,7 @@ def regulation_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[st
     """Of each arm, over concepts: spread at matched effect, cost on target, half the level, broken texts."""
     curves = [curves_of(run, "mean") for run in runs]
     rows = []
-    for arm in curves[0][1]:
+    for arm in arms_of(each for _, each in curves):
         found = regulation_of(runs, curves, arm)
         rows.append([
             arm, f"{number(found.spread)} ({found.spread_concepts})", interval(found.on_target, 3),
@@ -217,8 +225,8 @@ def regulation_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[st
 
 def dial_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
     curves = [curves_of(run, "mean") for run in runs]
-    ranks = {arm: regulation_of(runs, curves, arm).ranks for arm in curves[0][1]}
-    rows = [[run.concept, *(number(each[run.concept]) for each in ranks.values())] for run in runs]
+    ranks = {arm: regulation_of(runs, curves, arm).ranks for arm in arms_of(each for _, each in curves)}
+    rows = [[run.concept, *(number(each.get(run.concept, math.nan)) for each in ranks.values())] for run in runs]
     return ("concept", *ranks), rows
 
 
