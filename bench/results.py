@@ -34,6 +34,7 @@ from edgesteer.runtime.model import LlamaModel
 from edgesteer.runtime.quantize import quantize
 from edgesteer.sidecar import Sidecar, read_sidecar, write_sidecar
 
+
 @dataclass(frozen=True)
 class Plan:
     """How a model takes part. quantization: what it is requantized to. n_prompts: most of a suite; None: as it is."""
