@@ -15,6 +15,7 @@ import llama_cpp
 from edgesteer.chat import ChatTemplate
 from edgesteer.errors import EngineError, ModelError
 from edgesteer.fingerprint import Fingerprint, tokenizer_digest
+from edgesteer.runtime.placement import place
 
 logger = logging.getLogger(__name__)
 _recent_log: deque[str] = deque(maxlen=8)
@@ -36,17 +37,27 @@ def _log(level: int, text: bytes, _user_data: Any) -> None:
 class LlamaModel:
     """A model's weights. Use as a context manager, or call close().
 
-    path: GGUF file. n_gpu_layers: blocks to offload (llama.cpp's meaning; -1 = all).
-    Raises ModelError when the file is missing or llama.cpp cannot load it.
+    path: GGUF file. n_gpu_layers: blocks to offload (llama.cpp's meaning; -1 = all). rpc: HOST:PORT of servers of
+    llama.cpp's RPC backend, whose devices come before this machine's. device: names of the devices to use, in this
+    order; () = all. tensor_split: each device's share of the offloaded blocks; () = by their free memory.
+    Raises ModelError when the file is missing or llama.cpp cannot load it, EngineError for devices that cannot be used.
     """
 
-    def __init__(self, path: Path, *, n_gpu_layers: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_gpu_layers: int = 0,
+        rpc: Sequence[str] = (),
+        device: Sequence[str] = (),
+        tensor_split: Sequence[float] = (),
+    ) -> None:
         if not path.is_file():
             raise ModelError("no such model file", where=path, remedy="`edgesteer models list` shows known models.")
         llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         parameters = llama_cpp.llama_model_default_params()
-        parameters.n_gpu_layers = n_gpu_layers
+        self._kept = place(parameters, n_gpu_layers=n_gpu_layers, rpc=rpc, device=device, tensor_split=tensor_split)
         _recent_log.clear()
         handle = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if not handle:
@@ -58,6 +69,14 @@ class LlamaModel:
             )
         self.path = path
         self.handle: Any = handle
+        if llama_cpp.llama_model_has_encoder(handle):  # the decoder works on what it makes of a prompt
+            architecture = self.metadata("general.architecture")
+            self.close()
+            raise ModelError(
+                f"{architecture} has an encoder, which cannot be steered",
+                where=path,
+                remedy="Use a model that only has a decoder, such as Llama, Qwen or Gemma.",
+            )
         self.vocabulary: Any = llama_cpp.llama_model_get_vocab(handle)
         self.n_blocks = int(llama_cpp.llama_model_n_layer(handle))
         self.width = int(llama_cpp.llama_model_n_embd(handle))

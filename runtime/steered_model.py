@@ -34,8 +34,8 @@ class SteeredModel:
     """A model and its controllers. Use as a context manager, or call close().
 
     model: a GGUF file, or a name that `edgesteer models list` shows. steer: sidecars or control vectors (FILE or
-    FILE#NAME) and their strengths. context_tokens: shared by `parallel` texts at once; None = 2048 for each. threads,
-    n_gpu_layers: as llama.cpp has them.
+    FILE#NAME) and their strengths. context_tokens: shared by `parallel` texts at once; None = 2048 for each. threads:
+    as llama.cpp has it. n_gpu_layers, rpc, device, tensor_split: which blocks run where, as in LlamaModel.
     Raises ModelError, SidecarError, FingerprintError (the sidecar belongs to another model) and EngineError.
     """
 
@@ -49,8 +49,13 @@ class SteeredModel:
         parallel: int = 1,
         threads: int | None = None,
         n_gpu_layers: int = 0,
+        rpc: SequenceOf[str] = (),
+        device: SequenceOf[str] = (),
+        tensor_split: SequenceOf[float] = (),
     ) -> None:
-        self._model = LlamaModel(resolve_model(str(model)), n_gpu_layers=n_gpu_layers)
+        self._model = LlamaModel(
+            resolve_model(str(model)), n_gpu_layers=n_gpu_layers, rpc=rpc, device=device, tensor_split=tensor_split
+        )
         self.strengths: dict[str, float] = {}
         """The dials, by controller name; set one, and it holds from the next text on. 0 = off, 1 = calibrated."""
         try:
