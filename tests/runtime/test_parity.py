@@ -5,83 +5,27 @@ This is what makes a controller that was exported from one an exact law on the o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import llama_cpp
 import numpy as np
 import pytest
 
 from edgesteer.chat import conversation
 from edgesteer.concept import Example, builtin_concepts, load_concept, load_neutral
-from edgesteer.controller import LAWS, Array, Command, Controller
-from edgesteer.runtime.engine import Engine
-from edgesteer.runtime.hook import STEER, phi_code
+from edgesteer.controller import LAWS, Command, Controller
 from edgesteer.runtime.model import LlamaModel
 from edgesteer.sidecar import read_sidecar
 
 if TYPE_CHECKING:
-    from edgesteer.export.simulate import SteeredRun
     from edgesteer.export.weights import LoadedModel
 
 pytestmark = pytest.mark.torch
 
 TEXT = "<|im_start|>user\nIn the morning, the boats went on.<|im_end|>\n<|im_start|>assistant\n"
-
-
-@pytest.fixture
-def exact_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep keys and values in F32. llama.cpp's default rounds them to F16, which costs a relative 1e-3 here."""
-    defaults = llama_cpp.llama_context_default_params
-
-    def parameters() -> Any:
-        chosen = defaults()
-        chosen.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        return chosen
-
-    monkeypatch.setattr(llama_cpp, "llama_context_default_params", parameters)
-    for name in ("cache_type_k", "cache_type_v"):
-        monkeypatch.setitem(Engine.__init__.__kwdefaults__, name, "f32")
-
-
-class Captured:
-    """One pass of llama.cpp over a sequence: the residual stream at every boundary, and the hook's telemetry."""
-
-    def __init__(
-        self, model: LlamaModel, controller: Controller, command: Command, tokens: Sequence[int], rows: Sequence[bool]
-    ) -> None:
-        length = len(tokens)
-        with Engine(model, [controller]) as engine:
-            assert engine.hook is not None
-            stream = [engine.hook.capture(boundary, length) for boundary in range(model.n_blocks + 1)]
-            commands = engine.idle(length)
-            commands[np.array(rows), 0] = (command.level, command.effort, STEER, phi_code(command.mode))
-            engine.decode(tokens, range(length), [True] * length, commands)
-            self.stream = np.stack(stream)
-            self.before, self.control = engine.hook.before.copy(), engine.hook.control.copy()
-            self.logits = np.stack([engine.logits(row) for row in range(length)])
-
-
-def in_pytorch(
-    model: LoadedModel, controller: Controller, command: Command, tokens: Sequence[int], rows: Sequence[bool]
-) -> SteeredRun:
-    import torch
-
-    from edgesteer.export.simulate import run_steered
-
-    return run_steered(model, controller, command, torch.tensor(tokens), torch.tensor(rows))
-
-
-def relative_errors(ours: SteeredRun, theirs: Captured) -> Array:
-    """Return |difference| / |x| at each boundary, over all rows but the first.
-
-    The first token's activations are larger than all others by orders of magnitude in real models, and would hide them.
-    """
-    x, y = ours.stream.numpy()[:, 1:], theirs.stream[:, 1:]
-    errors: Array = np.linalg.norm(x - y, axis=(1, 2)) / np.linalg.norm(x, axis=(1, 2))
-    return errors
 
 
 # ---- the tiny model in F32 ----
@@ -92,6 +36,7 @@ def relative_errors(ours: SteeredRun, theirs: Captured) -> Array:
 @pytest.mark.parametrize("mode", ["hold", "floor", "ceiling"])
 @pytest.mark.parametrize("only_last", [True, False], ids=["last", "all"])
 def test_steered_streams_agree_at_every_boundary(
+    parity: ModuleType,
     tiny_torch: LoadedModel,
     tiny_llama: LlamaModel,
     make_controller: Callable[..., Controller],
@@ -103,9 +48,9 @@ def test_steered_streams_agree_at_every_boundary(
     rows = [not only_last or row == len(tokens) - 1 for row in range(len(tokens))]
     controller = make_controller(4, 32, law=law)
     command = Command(-0.7 if mode == "ceiling" else 0.7, 0.9, mode)
-    ours = in_pytorch(tiny_torch, controller, command, tokens, rows)
-    theirs = Captured(tiny_llama, controller, command, tokens, rows)
-    assert (relative_errors(ours, theirs) < 1e-5).all()
+    ours = parity.in_pytorch(tiny_torch, controller, command, tokens, rows)
+    theirs = parity.Captured(tiny_llama, controller, command, tokens, rows)
+    assert (parity.relative_errors(ours, theirs) < 1e-5).all()
     np.testing.assert_allclose(theirs.logits, ours.logits, rtol=1e-3, atol=1e-4)
     assert ours.control.abs().max() > 0.1
     steered = np.array(rows)
@@ -115,26 +60,27 @@ def test_steered_streams_agree_at_every_boundary(
 
 @pytest.mark.usefixtures("exact_attention")
 def test_sensor_reads_the_same(
-    tiny_torch: LoadedModel, tiny_llama: LlamaModel, make_controller: Callable[..., Controller]
+    parity: ModuleType, tiny_torch: LoadedModel, tiny_llama: LlamaModel, make_controller: Callable[..., Controller]
 ) -> None:
     tokens = tiny_llama.tokenize(TEXT)
     rows = [True] * len(tokens)
     controller = make_controller(4, 32)
-    ours = in_pytorch(tiny_torch, controller, Command(0.7, 0.9, "hold"), tokens, rows)
-    theirs = Captured(tiny_llama, controller, Command(0.7, 0.9, "hold"), tokens, rows)
+    ours = parity.in_pytorch(tiny_torch, controller, Command(0.7, 0.9, "hold"), tokens, rows)
+    theirs = parity.Captured(tiny_llama, controller, Command(0.7, 0.9, "hold"), tokens, rows)
     np.testing.assert_allclose(theirs.before[4], ours.sensor, rtol=1e-3, atol=1e-4)
 
 
 def test_rounding_of_keys_and_values_stays_small(
-    tiny_torch: LoadedModel, tiny_llama: LlamaModel, make_controller: Callable[..., Controller]
+    parity: ModuleType, tiny_torch: LoadedModel, tiny_llama: LlamaModel, make_controller: Callable[..., Controller]
 ) -> None:
     """With llama.cpp's default F16 cache. Measured: up to 1.1e-3, the same with and without steering."""
     tokens = tiny_llama.tokenize(TEXT)
     rows = [True] * len(tokens)
     controller = make_controller(4, 32)
     command = Command(0.7, 0.9, "hold")
-    ours = in_pytorch(tiny_torch, controller, command, tokens, rows)
-    assert (relative_errors(ours, Captured(tiny_llama, controller, command, tokens, rows)) < 3e-3).all()
+    ours = parity.in_pytorch(tiny_torch, controller, command, tokens, rows)
+    theirs = parity.Captured(tiny_llama, controller, command, tokens, rows)
+    assert (parity.relative_errors(ours, theirs) < 3e-3).all()
 
 
 # ---- SmolLM2, quantized ----
@@ -144,7 +90,7 @@ def test_rounding_of_keys_and_values_stays_small(
 @pytest.mark.slow
 @pytest.mark.parametrize("law", ["lqr", "add"])
 def test_quantized_model_stays_close_and_steering_brings_it_no_further(
-    smollm2_torch: LoadedModel, smollm2_llama: LlamaModel, smollm2_sidecar: Path, law: str
+    parity: ModuleType, smollm2_torch: LoadedModel, smollm2_llama: LlamaModel, smollm2_sidecar: Path, law: str
 ) -> None:
     """Q4_1: llama.cpp also rounds activations to 8 bits in its products; PyTorch on the dequantized weights does not.
 
@@ -161,8 +107,9 @@ def test_quantized_model_stays_close_and_steering_brings_it_no_further(
     errors = {}
     for strength in (0.0, 1.0, -1.0):
         command = controller.command(strength, "hold")
-        ours = in_pytorch(smollm2_torch, controller, command, tokens, rows)
-        errors[strength] = relative_errors(ours, Captured(smollm2_llama, controller, command, tokens, rows))
+        ours = parity.in_pytorch(smollm2_torch, controller, command, tokens, rows)
+        theirs = parity.Captured(smollm2_llama, controller, command, tokens, rows)
+        errors[strength] = parity.relative_errors(ours, theirs)
         assert (ours.control.abs().mean() > 0.1) == (strength != 0)
     assert errors[0.0][0] == 0.0
     assert (errors[0.0] < 0.06).all()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -136,6 +136,20 @@ def test_sidecar_of_another_model_is_refused(
 def test_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         SteeredModel(tmp_path / "nothing.gguf")
+
+
+def test_devices_are_those_of_the_model(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = {"n_gpu_layers": 3, "rpc": ["a:1"], "device": ["RPC0"], "tensor_split": [1.0]}
+    calls: list[Any] = []
+
+    def load(path: Path, **options: Any) -> NoReturn:
+        calls.append((path, options))
+        raise ModelError("is not loaded")
+
+    monkeypatch.setattr("edgesteer.runtime.steered_model.LlamaModel", load)
+    with pytest.raises(ModelError, match="is not loaded"):
+        SteeredModel(tiny_model.gguf, **devices)
+    assert calls == [(tiny_model.gguf, devices)]
 
 
 def test_what_is_public_is_there() -> None:
