@@ -27,8 +27,14 @@ def shrink_covariance(covariance: Matrix, shrinkage: float) -> Matrix:
         raise ValueError(f"shrinkage must lie in (0, 1]; found {shrinkage}")
     diagonal = np.diag(covariance).copy()
     shrunk: Matrix = (1 - shrinkage) * covariance
-    np.fill_diagonal(shrunk, np.maximum(diagonal, np.finfo(covariance.dtype).eps * diagonal.max()))
+    np.fill_diagonal(shrunk, diagonal_floor(diagonal))
     return shrunk
+
+
+def diagonal_floor(variances: Vector) -> Vector:
+    """Return the variances of the coordinates, (n,), with those raised that rounding makes useless."""
+    floored: Vector = np.maximum(variances, np.finfo(variances.dtype).eps * variances.max())
+    return floored
 
 
 def whitened_probe(covariance: Matrix, direction: Vector) -> Vector:

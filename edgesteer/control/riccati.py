@@ -48,11 +48,7 @@ def solve_riccati(
     """
     if jacobians.ndim != 3 or jacobians.shape[1] != jacobians.shape[2]:
         raise ValueError(f"incompatible dimensions of jacobians; expected (T, n, n) but found {jacobians.shape}")
-    if input_cost <= 0 or state_cost < 0 or terminal_cost < 0:
-        raise ValueError(
-            "input_cost must be positive and the other costs not negative; "
-            f"found {input_cost}, {state_cost}, {terminal_cost}"
-        )
+    check_costs(state_cost, input_cost, terminal_cost)
     n_blocks, width, _ = jacobians.shape
     identity = np.eye(width, dtype=jacobians.dtype)
     cost_to_go = np.empty((n_blocks + 1, width, width), dtype=jacobians.dtype)
@@ -66,6 +62,15 @@ def solve_riccati(
         cost_to_go[t] = (s + s.T) / 2  # rounding must not make it lose its symmetry over many blocks
         progress()
     return RiccatiSolution(cost_to_go, gains)
+
+
+def check_costs(state_cost: float, input_cost: float, terminal_cost: float) -> None:
+    """Raise ValueError unless the quadratic problem has a minimum."""
+    if input_cost <= 0 or state_cost < 0 or terminal_cost < 0:
+        raise ValueError(
+            "input_cost must be positive and the other costs not negative; "
+            f"found {input_cost}, {state_cost}, {terminal_cost}"
+        )
 
 
 def regulator_direction(cost_to_go: Matrix, direction: Matrix, *, input_cost: float) -> Matrix:
