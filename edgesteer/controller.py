@@ -37,6 +37,7 @@ MODES = ("one-sided", "hold", "floor", "ceiling")
 UNIT_TOLERANCE = 1e-4
 FADE_IN = 0.25
 """Strength from which `lqr` works at full effort; see Controller.command."""
+REMEDY = "Run `edgesteer export` again for this model."
 
 
 class Command(NamedTuple):
@@ -102,6 +103,8 @@ class Provenance:
     shrinkage: float = 0.0
     concept_sha256: str = ""
     prompt_count: int = 0
+    cost: str | None = None
+    """What state_cost and terminal_cost are on where that is not the whole residual stream: `feature`, alpha."""
 
 
 @dataclass(frozen=True)
@@ -371,13 +374,13 @@ def check_certificate(certificate: Certificate, n_steered: int, where: str) -> N
     )
 
 
-def require(condition: bool, where: str, what: str, **details: Any) -> None:
+def require(condition: bool, where: str, what: str, *, remedy: str | None = REMEDY, **details: Any) -> None:
     """Raise SidecarError unless the condition holds."""
     if not condition:
-        raise SidecarError(what, where=where, remedy="Run `edgesteer export` again for this model.", **details)
+        raise SidecarError(what, where=where, remedy=remedy, **details)
 
 
-def check_tensor(tensor: Array, shape: tuple[int, ...], name: str) -> None:
+def check_tensor(tensor: Array, shape: tuple[int, ...], name: str, *, remedy: str = REMEDY) -> None:
     """Raise SidecarError unless the tensor is float32, has this shape and holds finite values only."""
     require(
         tensor.dtype == np.float32 and tensor.shape == shape,
@@ -385,10 +388,12 @@ def check_tensor(tensor: Array, shape: tuple[int, ...], name: str) -> None:
         "tensor has the wrong shape or type",
         expected=f"float32 {shape}",
         found=f"{tensor.dtype} {tensor.shape}",
+        remedy=remedy,
     )
     require(
         bool(np.isfinite(tensor).all()),
         name,
         "tensor holds a value that is not finite",
         found=f"{int((~np.isfinite(tensor)).sum())} such values",
+        remedy=remedy,
     )

@@ -49,17 +49,24 @@ class Fingerprint:
         return [(name, ours, theirs) for name, ours, theirs in pairs if ours != theirs]
 
 
-def check(sidecar: Fingerprint, loaded: Fingerprint, path: str | os.PathLike[str]) -> None:
+def check(
+    sidecar: Fingerprint,
+    loaded: Fingerprint,
+    path: str | os.PathLike[str],
+    *,
+    what: str = "sidecar belongs to another model",
+    remedy: str = "Load that model, or run `edgesteer export` for this one.",
+) -> None:
     """Raise FingerprintError, with both sides, unless the sidecar at `path` belongs to the loaded model."""
     differences = sidecar.mismatch(loaded)
     if not differences:
         return
     raise FingerprintError(
-        "sidecar belongs to another model",
+        what,
         where=path,
         expected=_described(sidecar, {field: ours for field, ours, _ in differences}),
         found=_described(loaded, {field: theirs for field, _, theirs in differences}),
-        remedy="Load that model, or run `edgesteer export` for this one.",
+        remedy=remedy,
     )
 
 

@@ -1,99 +1,32 @@
-"""The residual stream of the PyTorch model: read it at every boundary, and sum it up into class statistics.
+"""The residual stream of the PyTorch model over some rows of some texts, at every boundary.
 
 Boundaries are numbered as in edgesteer/controller.py: 0 is the embedding, b+1 the output of block b.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from edgesteer.control.activations import Activations
+from edgesteer.controller import Array
+from edgesteer.export.sweep import Sweep
 from edgesteer.export.weights import LoadedModel, TokenizedText
-
-BoundaryVisitor = Callable[[int, torch.Tensor], torch.Tensor | None]
-
-
-@contextmanager
-def visiting_boundaries(model: LoadedModel, visit: BoundaryVisitor) -> Iterator[None]:
-    """Call visit(boundary, x) at every boundary of each forward pass inside the context.
-
-    x: (batch, length, width). A tensor that visit returns takes the place of x in the rest of the pass.
-    """
-
-    def at_input(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        replacement = visit(0, args[0])
-        return None if replacement is None else (replacement, *args[1:])
-
-    def at_output(boundary: int) -> Callable[..., Any]:
-        def hook(_module: Any, _args: Any, output: Any) -> Any:
-            x = output[0] if isinstance(output, tuple) else output
-            replacement = visit(boundary, x)
-            if replacement is None:
-                return None
-            return (replacement, *output[1:]) if isinstance(output, tuple) else replacement
-
-        return hook
-
-    handles = [model.blocks[0].register_forward_pre_hook(at_input)]
-    handles += [b.register_forward_hook(at_output(i + 1)) for i, b in enumerate(model.blocks)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+from edgesteer.export.workers import ALONE, Workers
+from edgesteer.scratch import release, scratch_array
+from edgesteer.tokens import completion_rows
 
 
-@torch.no_grad()
 def residual_stream(model: LoadedModel, tokens: torch.Tensor) -> torch.Tensor:
     """Return the residual stream of one sequence at all boundaries: (n_blocks+1, length, width)."""
-    boundaries: list[torch.Tensor] = []
-
-    def keep(_boundary: int, x: torch.Tensor) -> None:
-        boundaries.append(x[0].clone())
-
-    with visiting_boundaries(model, keep):
-        model.network(input_ids=tokens[None], use_cache=False, logits_to_keep=1)
-    return torch.stack(boundaries)
-
-
-@dataclass(frozen=True)
-class Activations:
-    """The residual stream over the completions of P texts with N tokens in all; T+1 boundaries, width n."""
-
-    tokens: NDArray[np.float32]
-    """(N, T+1, n)"""
-    text: NDArray[np.int64]
-    """(N,) which text a token belongs to, ascending."""
-    position: NDArray[np.int64]
-    """(N,) the token's position in its sequence, prompt included."""
-
-    def pooled(self, pooling: str) -> NDArray[np.float32]:
-        """Return one activation per text, (P, T+1, n): the mean over its tokens, or its last token."""
-        starts = np.flatnonzero(np.diff(self.text, prepend=-1))
-        ends = np.append(starts[1:], len(self.text))
-        if pooling == "last":
-            last: NDArray[np.float32] = self.tokens[ends - 1]
-            return last
-        return np.stack([self.tokens[a:b].mean(axis=0) for a, b in zip(starts, ends, strict=True)])
-
-    def select(self, texts: NDArray[np.bool_]) -> Activations:
-        """Return the activations of some of the texts; texts: (P,) mask."""
-        kept = self.where(texts[self.text])
-        return Activations(kept.tokens, (np.cumsum(texts) - 1)[kept.text], kept.position)
-
-    def where(self, tokens: NDArray[np.bool_]) -> Activations:
-        """Return some of the tokens; tokens: (N,) mask."""
-        return Activations(self.tokens[tokens], self.text[tokens], self.position[tokens])
-
-
-def completion_rows(text: TokenizedText) -> slice:
-    return slice(text.completion_start, len(text.tokens))
+    sweep = Sweep(model, [tokens])
+    boundaries = [sweep[0]]
+    for _ in range(model.n_blocks):
+        sweep.advance()
+        boundaries.append(sweep[0])
+    return torch.stack(boundaries).cpu()
 
 
 def collect_activations(
@@ -101,14 +34,35 @@ def collect_activations(
     texts: Sequence[TokenizedText],
     progress: Callable[[], None] = lambda: None,
     rows: Callable[[TokenizedText], slice] = completion_rows,
+    workers: Workers = ALONE,
 ) -> Activations:
-    """Run every text once and keep the residual stream over its completion, or over other rows of it."""
-    tokens, text, position = [], [], []
-    for index, item in enumerate(texts):
-        kept = rows(item)
-        stream = residual_stream(model, item.tokens)[:, kept]  # (T+1, length, n)
-        tokens.append(stream.transpose(0, 1).contiguous().numpy())
-        text.append(np.full(stream.shape[1], index, dtype=np.int64))
-        position.append(np.arange(len(item.tokens), dtype=np.int64)[kept])
-        progress()
-    return Activations(np.concatenate(tokens), np.concatenate(text), np.concatenate(position))
+    """Run every text once and keep the residual stream over its completion, or over other rows of it.
+
+    It lies on the disk when the model streams. progress is called once a text and block.
+    """
+    kept = [rows(text) for text in texts]
+    position = [np.arange(len(text.tokens), dtype=np.int64)[each] for text, each in zip(texts, kept, strict=True)]
+    lengths = [len(each) for each in position]
+    shape = (model.n_blocks + 1, sum(lengths), model.width)
+    stream = scratch_array(*shape, on_disk=model.streamed is not None, dtype=model.dtype)
+    own = range(workers.rank, len(texts), workers.size)
+    sweep = Sweep(model, [texts[index].tokens for index in own])
+
+    def keep() -> None:
+        parts = workers.gather("activations", len(texts), lambda i: sweep[own.index(i)][kept[i]].numpy(force=True))
+        np.concatenate(parts, out=stream[sweep.boundary])
+        release(stream)
+
+    keep()
+    for _ in range(model.n_blocks):
+        sweep.advance(progress)
+        keep()
+
+    def read(boundary: int) -> Array:
+        release(stream)
+        rows: Array = stream[boundary]
+        return rows
+
+    return Activations(
+        read, len(stream), np.arange(sum(lengths)), np.repeat(np.arange(len(texts)), lengths), np.concatenate(position)
+    )

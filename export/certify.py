@@ -19,13 +19,14 @@ from edgesteer.control.bound import (
     sensitivities,
     tracking_error_bound,
 )
+from edgesteer.control.classes import Float
 from edgesteer.controller import Array, Certificate, Command, Controller
 from edgesteer.errors import ConceptError, SteeringError
-from edgesteer.export.calibrate import Float
 from edgesteer.export.jacobians import mean_jacobians
-from edgesteer.export.pipeline import Progress, tokenize_all
+from edgesteer.export.pipeline import tokenize_all
 from edgesteer.export.simulate import SteeredRun, run_steered
 from edgesteer.export.weights import LoadedModel, TokenizedText
+from edgesteer.progress import Progress
 
 LAWS_WITH_A_BOUND = ("lqr", "a-lqr")
 """Feedback that is proportional to one reading a block."""
@@ -100,9 +101,8 @@ def certify_controllers(
     for controller in controllers.values():
         check_law(controller)
     measured_on, linearized_at = draw_texts(model, held_out, options)
-    jacobians = mean_jacobians(
-        model, [text.tokens for text in linearized_at], progress.stage("Jacobians", len(linearized_at))
-    )
+    advance = progress.stage("Jacobians", model.n_blocks * len(linearized_at))
+    jacobians = mean_jacobians(model, [text.tokens for text in linearized_at], advance)
     certified = {}
     for name, controller in controllers.items():
         advance = progress.stage(f"residuals of {name}", len(measured_on))

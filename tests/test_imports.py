@@ -16,10 +16,13 @@ FOLDERS = ("edgesteer", "export", "runtime", "models")
 
 TIERS = (
     ("errors",),
-    ("chat", "concept", "control", "controller", "extras", "files", "fingerprint", "gguf_file"),
-    ("control_vector", "inspection", "plot", "registry", "sidecar", "steering_file"),
+    (
+        "chat", "concept", "control", "controller", "extras", "files", "fingerprint", "gguf_fields", "gguf_file",
+        "progress", "scratch", "tokens", "trial",
+    ),
+    ("control_vector", "dynamics", "inspection", "plot", "registry", "sidecar", "steering_file"),
     ("export", "runtime"),
-    ("evaluate", "profile", "serve", "tune"),
+    ("doctor", "evaluate", "learn", "profile", "serve", "tune"),
     ("__main__", "cli"),
 )
 """A part of edgesteer may import its own tier and those before it. `models` is data and imports nothing."""
@@ -61,8 +64,9 @@ def foreign_packages(module: str) -> set[str]:
 
 
 def part_of(module: str) -> str:
-    """`export` of edgesteer.export.weights."""
-    return module.split(".")[1] if "." in module else ""
+    """`export` of edgesteer.export.weights, but `__main__` of edgesteer.export.__main__."""
+    parts = module.split(".")
+    return parts[-1] if parts[-1] == "__main__" else "".join(parts[1:2])
 
 
 def tier_of(module: str) -> int:

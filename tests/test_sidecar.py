@@ -227,6 +227,12 @@ def test_every_key_of_a_file_is_documented(tmp_path: Path) -> None:
     assert undocumented == ["GGUF.version", "GGUF.tensor_count", "GGUF.kv_count"]  # the container's own
 
 
+def test_cost_of_another_kind_survives_the_round_trip(tmp_path: Path) -> None:
+    made = make_controller(provenance=Provenance(cost="feature"))
+    write_sidecar(tmp_path / "a.gguf", Sidecar(golden_sidecar().fingerprint, {"warm": made}))
+    assert read_sidecar(tmp_path / "a.gguf").controllers["warm"].provenance.cost == "feature"
+
+
 def test_fixture_leaves_no_field_at_its_default() -> None:
     # Otherwise the round trip could not tell a stored field from a forgotten one.
     controller = make_controller()
@@ -234,7 +240,8 @@ def test_fixture_leaves_no_field_at_its_default() -> None:
         each.name for holder in (controller, controller.provenance) for each in fields(holder)
         if same(getattr(holder, each.name), each.default)
     ]  # fmt: skip
-    assert defaults == ["axis", "pid"]  # only some laws have them: see test_every_law_survives_the_round_trip
+    # Only some laws and costs have them: see test_every_law_survives_the_round_trip and the one of the cost.
+    assert defaults == ["axis", "pid", "cost"]
 
 
 # Controllers that do not belong into a file

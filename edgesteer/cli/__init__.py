@@ -16,7 +16,25 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgesteer import __version__
-from edgesteer.cli import certify, chat, demo, evaluate, export, generate, inspect, judge, models, profile, serve, tune
+from edgesteer.cli import (
+    certify,
+    chat,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    inspect,
+    judge,
+    learn,
+    linearize,
+    models,
+    profile,
+    retune,
+    rpc_server,
+    serve,
+    tune,
+)
 from edgesteer.errors import EdgeSteerError, SafeRangeWarning
 
 INTERRUPTED = 130
@@ -28,6 +46,9 @@ app = typer.Typer(
     rich_markup_mode="rich" if sys.stdout.isatty() else None,
 )
 app.command()(export.export)
+app.command()(linearize.linearize)
+app.command()(learn.learn)
+app.command()(retune.retune)
 app.command()(certify.certify)
 app.command()(tune.tune)
 app.command()(inspect.inspect)
@@ -35,6 +56,8 @@ app.command()(generate.generate)
 app.command()(chat.chat)
 app.command()(serve.serve)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
+app.command()(rpc_server.rpc_server)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(profile.app, name="profile")
 app.add_typer(judge.app, name="judge")

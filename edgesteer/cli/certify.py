@@ -14,7 +14,7 @@ import typer
 
 from edgesteer.cli.console import print_table, progress_bars
 from edgesteer.cli.inspect import tracking_error
-from edgesteer.cli.options import ModelArgument, check_output, options_from
+from edgesteer.cli.options import ModelArgument, check_output, loading_options, options_from
 from edgesteer.concept import ConceptSet, builtin_concepts, load_concept, load_neutral, resolve_concept
 from edgesteer.controller import Controller
 from edgesteer.errors import ConceptError
@@ -27,10 +27,12 @@ from edgesteer.steering_file import pick_controller
 
 
 @options_from("edgesteer.export.certify", "CertifyOptions", argument="measuring", panel="The bound")
+@loading_options
 def certify(
     model: ModelArgument,
     sidecar: Annotated[Path, typer.Argument(metavar="SIDECAR", help="The sidecar, made from this model.")],
     measuring: dict[str, Any],
+    loading: dict[str, Any],
     controller: Annotated[
         str | None, typer.Option(metavar="NAME", show_default="all", help="One controller of the sidecar.")
     ] = None,
@@ -62,14 +64,14 @@ def certify(
     concepts = held_out_concepts(concept, chosen)
     with needs_extra("export"):
         from edgesteer.export.certify import CertifyOptions, certify_controllers, check_law, held_out_examples
-        from edgesteer.export.weights import load_model
+        from edgesteer.export.weights import LoadOptions, load_model
 
         options = CertifyOptions(**measuring)
         for each in chosen.values():
             check_law(each)
         texts = held_out_examples(chosen, concepts, load_neutral())
         with progress_bars(quiet=quiet) as progress:
-            loaded = load_model(source)
+            loaded = load_model(source, LoadOptions(**loading))
             check(content.fingerprint, loaded.fingerprint, sidecar)
             certified = certify_controllers(loaded, chosen, texts, options, progress)
     write_sidecar(target, replace(content, controllers={**content.controllers, **certified}))

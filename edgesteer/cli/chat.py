@@ -30,9 +30,11 @@ OFF = "off"
 
 
 @options_from("edgesteer.runtime.sampling", "Sampling", argument="sampling", panel="Sampling", flags={"seed": ("-s",)})
+@options.device_options
 def chat(
     model: options.ModelArgument,
     sampling: dict[str, Any],
+    devices: dict[str, Any],
     system: options.SystemOption = "",
     n_predict: options.LengthOption = options.MAX_TOKENS,
     stop: options.StopOption = None,
@@ -59,7 +61,7 @@ def chat(
     from edgesteer.runtime.model import LlamaModel
     from edgesteer.runtime.sampling import Sampling
 
-    with LlamaModel(resolve_model(model), n_gpu_layers=n_gpu_layers) as llama:
+    with LlamaModel(resolve_model(model), n_gpu_layers=n_gpu_layers, **devices) as llama:
         require_chat_template(llama)
         controllers, dials = load_steering(values, llama.fingerprint, mode=mode, rows=rows, **loop)
         with Engine(llama, controllers, context_tokens=ctx_size, batch_tokens=batch_size, threads=threads) as engine:

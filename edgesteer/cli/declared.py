@@ -22,9 +22,16 @@ class Field(NamedTuple):
 
 
 def fields_of(module: str, dataclass: str) -> list[Field]:
-    """Return the fields of a dataclass that have a literal default, in order."""
-    body = _class(module, dataclass).body
-    return [
+    """Return the fields of a dataclass that have a literal default, in order, those that it inherits first."""
+    found = _class(module, dataclass)
+    body = found.body
+    inherited = [
+        field
+        for base in found.bases
+        if isinstance(base, ast.Name)
+        for field in fields_of(_origin(module, base.id), base.id)
+    ]
+    return inherited + [
         Field(each.target.id, ast.unparse(each.annotation), ast.literal_eval(each.value or ""), _string(following))
         for each, following in zip(body, [*body[1:], None], strict=True)
         if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and _is_literal(each.value)
@@ -59,6 +66,12 @@ def _tree(module: str) -> ast.Module:
     assert spec is not None
     assert spec.origin is not None
     return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _origin(module: str, name: str) -> str:
+    """Return the module that a name of a module comes from."""
+    imports = (each for each in _tree(module).body if isinstance(each, ast.ImportFrom))
+    return next((str(each.module) for each in imports if name in [alias.name for alias in each.names]), module)
 
 
 def _class(module: str, name: str) -> ast.ClassDef:

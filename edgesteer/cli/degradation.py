@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgesteer.controller import Controller
     from edgesteer.evaluate.capability import Answer, Item
     from edgesteer.fingerprint import Fingerprint
+    from edgesteer.runtime.model import LlamaModel
     from edgesteer.runtime.request import Steering
 
     Loaded = tuple[list[Controller], list[Steering]]
@@ -33,8 +34,10 @@ DEGRADED = 4
 """The exit code of --fail."""
 
 
+@options.device_options
 def degradation(
     before: Annotated[str, typer.Argument(metavar="MODEL_A", help="A GGUF file, or a model's name; unsteered.")],
+    devices: dict[str, Any],
     after: Annotated[
         str | None, typer.Argument(metavar="MODEL_B", help="Another quantization; MODEL_A, steered, by default.")
     ] = None,
@@ -76,6 +79,8 @@ def degradation(
     with needs_extra("eval"):
         from edgesteer.evaluate.capability import read_items
         from edgesteer.evaluate.degradation import compare, verdict_notes, verdict_table
+    from edgesteer.runtime.model import LlamaModel
+
     asked = [item for path in items or BUILT_IN for item in read_items(path, limit=limit)]
     load = partial(load_steering, mode=mode, rows=rows, **loop)
     sides = [("before", before, partial(load, [])), ("after", after or before, partial(load, values))]
@@ -83,7 +88,7 @@ def degradation(
         n_choices = sum(len(item.choices) for item in asked)
         first, second = (
             answers(
-                resolve_model(model), n_gpu_layers, steer_with, asked,
+                partial(LlamaModel, resolve_model(model), n_gpu_layers=n_gpu_layers, **devices), steer_with, asked,
                 parallel=parallel, threads=threads, on_choice=bars.stage(name, n_choices),
             )
             for name, model, steer_with in sides
@@ -98,7 +103,7 @@ def degradation(
 
 
 def answers(
-    path: Path, n_gpu_layers: int, load: Callable[[Fingerprint], Loaded], items: list[Item], **options: Any
+    open_model: Callable[[], LlamaModel], load: Callable[[Fingerprint], Loaded], items: list[Item], **options: Any
 ) -> list[Answer]:
     """Return what a model makes of the items. load: gives the controllers and what is asked of them, for that model.
 
@@ -106,9 +111,8 @@ def answers(
     """
     from edgesteer.evaluate.capability import answer_items
     from edgesteer.runtime.generate import warn_outside_safe_range
-    from edgesteer.runtime.model import LlamaModel
 
-    with LlamaModel(path, n_gpu_layers=n_gpu_layers) as model:
+    with open_model() as model:
         controllers, steering = load(model.fingerprint)
         for controller, asked in zip(controllers, steering, strict=True):
             warn_outside_safe_range(controller, asked.strength)

@@ -16,7 +16,8 @@ from edgesteer import __version__
 from edgesteer.cli import options
 from edgesteer.cli.console import console, progress_bars, speed, summarize
 from edgesteer.cli.declared import fields_of
-from edgesteer.cli.export import PIPELINE, described, generate_command, make_sidecar
+from edgesteer.cli.export import PIPELINE, make_sidecar
+from edgesteer.cli.making import described, generate_command
 from edgesteer.cli.request import make_prompt
 from edgesteer.concept import ConceptSet, load_concept, resolve_concept
 from edgesteer.controller import Controller

@@ -42,8 +42,10 @@ app.command()(questionnaire.questionnaire)
 
 
 @app.callback()
+@options.device_options
 def evaluate(
     model: options.ModelArgument,
+    devices: dict[str, Any],
     steer: Annotated[
         str,
         typer.Option(
@@ -133,7 +135,7 @@ def evaluate(
     judges = [make_judge(spec, chosen.folder) for spec in chosen.judges]
     files = [steer, *(against or ())]
     steering = {"mode": mode, "rows": rows}
-    with LlamaModel(resolve_model(model), n_gpu_layers=n_gpu_layers) as loaded:
+    with LlamaModel(resolve_model(model), n_gpu_layers=n_gpu_layers, **devices) as loaded:
         arms = arms_of(files, loaded.fingerprint, read_strengths(strengths), **steering)
         arms += baselines_of(baselines, arms[0], chosen, decay)
         warn_outside_safe_ranges(arms)
@@ -141,7 +143,8 @@ def evaluate(
         total = n_texts(chosen, arms, samples)
         print(f"{total} texts of at most {chosen.max_tokens} tokens, and their likelihoods", file=sys.stderr)
         if not dry_run:
-            others = {"steer": [sha256_of_file(split_name(each)[0]) for each in files], "n_gpu_layers": n_gpu_layers}
+            digests = [sha256_of_file(split_name(each)[0]) for each in files]
+            others = {"steer": digests, "n_gpu_layers": n_gpu_layers, **devices}
             carry_out(Evaluation(loaded, chosen, arms, judges, numbers), output, others, force=force)
 
 

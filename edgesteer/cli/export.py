@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import shlex
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import typer
 
-from edgesteer.cli.console import format_bytes, progress_bars
-from edgesteer.cli.declared import constant, field_default
-from edgesteer.cli.options import ModelArgument, check_output, format_blocks, options_from, parse_blocks
+from edgesteer import __version__
+from edgesteer.cli.console import progress_bars
+from edgesteer.cli.declared import constant
+from edgesteer.cli.making import CONTROLLER_DETAILS, ConceptOption, SidecarOption, check_name, laws_of, print_made
+from edgesteer.cli.options import ModelArgument, check_output, loading_options, options_from
 from edgesteer.concept import ConceptSet, load_concept, load_neutral, resolve_concept
-from edgesteer.controller import LAWS, Controller
-from edgesteer.errors import ConceptError
+from edgesteer.controller import Controller
+from edgesteer.export.checkpoint import checkpoint_of, unfinished
 from edgesteer.extras import needs_extra
+from edgesteer.progress import Progress
 from edgesteer.registry import resolve_model
-from edgesteer.sidecar import CONTROLLER_NAME, Sidecar, write_sidecar
-
-if TYPE_CHECKING:
-    from edgesteer.export.pipeline import Progress
+from edgesteer.sidecar import Sidecar, write_sidecar
 
 PIPELINE = "edgesteer.export.pipeline"
 
@@ -30,74 +34,61 @@ PIPELINE = "edgesteer.export.pipeline"
     argument="making",
     panel="The controller",
     details={
-        "law": {"metavar": f"{'|'.join(LAWS)}[,...]"},
-        "direction": {"metavar": "|".join(constant(PIPELINE, "DIRECTIONS"))},
-        "pooling": {"metavar": "|".join(constant(PIPELINE, "POOLINGS"))},
-        "blocks": {"metavar": "4-20,25", "show_default": "all", "parser": parse_blocks},
+        **CONTROLLER_DETAILS,
+        "cost": {"metavar": "|".join(constant(PIPELINE, "COSTS"))},
+        "precision": {"metavar": "|".join(constant("edgesteer.export.jacobians", "PRECISIONS"))},
     },
 )
+@loading_options
 def export(
     model: ModelArgument,
-    concept: Annotated[
-        str, typer.Option("--concept", metavar="NAME|FILE", help="A built-in concept, or a .toml or .jsonl file.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.gguf", help="The sidecar to write.")],
+    concept: ConceptOption,
+    output: SidecarOption,
     making: dict[str, Any],
+    loading: dict[str, Any],
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Make a sidecar: the feedback law that steers MODEL (a GGUF file or a Hugging Face folder) along a concept.
 
-    Nothing is left behind when this is interrupted; a file that OUT.gguf names is replaced at the end.
+    A file that OUT.gguf names is replaced at the end. Whatever ends this before, the sums over the finished prompts
+    stay in OUT.gguf.unfinished, and the same command continues. Several processes: torchrun -m edgesteer.export.
     """
+    quiet = quiet or os.environ.get("RANK", "0") != "0"  # of torchrun's processes the first speaks for all
     source, contrast = resolve_model(model), resolve_concept(concept)
     check_output(output, source, contrast)
+    if not quiet and unfinished(output).exists():
+        print(f"Found an unfinished export: {unfinished(output)}", file=sys.stderr)
     with progress_bars(quiet=quiet) as progress:
-        controllers = make_sidecar(source, load_concept(contrast), output, making, progress)
+        controllers = make_sidecar(source, load_concept(contrast), output, making, progress, loading)
     if not quiet:
-        lines = ";\n".join(map(described, controllers.values()))
-        print(f"{output}: {format_bytes(output.stat().st_size)}, {lines}")
-        print(f"Try: {generate_command('MODEL.gguf' if source.is_dir() else model, output)}")
+        print_made("MODEL.gguf" if source.is_dir() else model, output, controllers)
 
 
 def make_sidecar(
-    model: Path, concept: ConceptSet, output: Path, making: dict[str, Any], progress: Progress
+    model: Path,
+    concept: ConceptSet,
+    output: Path,
+    making: Mapping[str, Any],
+    progress: Progress,
+    loading: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Controller]:
     """Export a concept's controllers for a model into a file, one for each law that making["law"] names.
 
-    Raises what edgesteer.export and write_sidecar raise.
+    Continues an unfinished export of the same. Raises what edgesteer.export and write_sidecar raise.
     """
-    if not CONTROLLER_NAME.fullmatch(concept.name):
-        raise ConceptError(
-            "the concept's name cannot be stored",
-            expected="letters, digits, - and _",
-            found=repr(concept.name),
-            remedy="Change its name.",
-        )
-    names = making.get("law", field_default(PIPELINE, "ExportOptions", "law")).split(",")
+    check_name(concept)
     with needs_extra("export"):
         from edgesteer.export.pipeline import ExportOptions, export_controllers
-        from edgesteer.export.weights import load_model
+        from edgesteer.export.weights import LoadOptions, load_model
+        from edgesteer.export.workers import started_by_torchrun
 
-        laws = [ExportOptions(**{**making, "law": name}) for name in dict.fromkeys(names)]
-        loaded = load_model(model)
-    controllers = export_controllers(loaded, concept, load_neutral(), laws, progress)
-    write_sidecar(output, Sidecar(loaded.fingerprint, controllers))
+        laws = [ExportOptions(**{**making, "law": name}) for name in laws_of(making)]
+    with started_by_torchrun() as workers, needs_extra("export"):
+        loaded = load_model(model, LoadOptions(**loading))
+        settings = (__version__, loaded.fingerprint, concept.sha256, laws)
+        workers = replace(workers, checkpoint=checkpoint_of(output, *settings))
+        controllers = export_controllers(loaded, concept, load_neutral(), laws, progress, workers)
+        if workers.rank == 0:
+            write_sidecar(output, Sidecar(loaded.fingerprint, controllers))
+        workers.finish()
     return controllers
-
-
-def described(controller: Controller) -> str:
-    """Return the line that says what was made."""
-    parts = [
-        f"{controller.law} at blocks {format_blocks(controller.blocks)}",
-        f"{controller.positive} (+) against {controller.negative} (-)",
-    ]
-    if controller.sensor is not None:
-        parts.append(f"sensor at block {controller.sensor.block}")
-        if controller.statistics is not None:
-            parts.append(f"separation {controller.statistics.separation[controller.sensor.block]:.2f}")
-    low, high = controller.safe_range
-    return ", ".join([*parts, f"safe range {low:g} to {high:g}"])
-
-
-def generate_command(model: str, sidecar: Path) -> str:
-    return shlex.join(["edgesteer", "generate", model, "--steer", f"{sidecar}=1", "--prompt", "Hello"])

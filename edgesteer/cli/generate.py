@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 
 @options_from("edgesteer.runtime.sampling", "Sampling", argument="sampling", panel="Sampling", flags={"seed": ("-s",)})
+@options.device_options
 def generate(
     model: options.ModelArgument,
     sampling: dict[str, Any],
+    devices: dict[str, Any],
     prompt: options.PromptOption = None,
     file: options.FileOption = None,
     source: options.InputOption = None,
@@ -66,7 +68,7 @@ def generate(
     from edgesteer.runtime.model import LlamaModel
     from edgesteer.runtime.sampling import Sampling
 
-    with LlamaModel(resolve_model(model), n_gpu_layers=n_gpu_layers) as llama:
+    with LlamaModel(resolve_model(model), n_gpu_layers=n_gpu_layers, **devices) as llama:
         controllers, steering = load_steering(values, llama.fingerprint, mode=mode, rows=rows, **loop)
         with Engine(
             llama,

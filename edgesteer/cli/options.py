@@ -159,8 +159,39 @@ ThreadsOption = Annotated[
 OffloadOption = Annotated[
     int, typer.Option("--n-gpu-layers", "-ngl", rich_help_panel=MACHINE, help="Blocks to offload; -1: all.")
 ]
+RpcOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rpc",
+        metavar="HOST:PORT,...",
+        rich_help_panel=MACHINE,
+        help="Machines that run llama.cpp's rpc-server, to offload blocks to; may be given several times.",
+    ),
+]
+DeviceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        "-dev",
+        metavar="NAME,...",
+        rich_help_panel=MACHINE,
+        show_default="RPC servers, then GPUs",
+        help="The devices to offload to, as `edgesteer doctor` names them; may be given several times.",
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tensor-split",
+        "-ts",
+        metavar="N,...",
+        rich_help_panel=MACHINE,
+        show_default="by their free memory",
+        help="Each device's share of the offloaded blocks, as in 3,1.",
+    ),
+]
 
-KINDS: dict[str, Any] = {"str": str, "int": int, "float": float, "tuple[int, ...] | None": tuple}
+KINDS: dict[str, Any] = {"str": str, "int": int, "float": float, "float | None": float, "tuple[int, ...] | None": tuple}
 """The type of an option by the annotation of its field; a field of another type is no option."""
 
 
@@ -181,6 +212,51 @@ def options_from(
     fields = [each for each in fields_of(module, dataclass) if each.annotation in KINDS]
     flags, details = flags or {}, details or {}
     added = [_parameter(each, panel, flags.get(each.name, ()), details.get(each.name, {})) for each in fields]
+    return _adding(added, argument, lambda values: values)
+
+
+def device_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --rpc, --device and --tensor-split.
+
+    The command takes those that are given as a dict in the parameter `devices`: arguments of LlamaModel.
+    """
+    kind = inspect.Parameter.KEYWORD_ONLY
+    added = [
+        inspect.Parameter("rpc", kind, default=None, annotation=RpcOption),
+        inspect.Parameter("device", kind, default=None, annotation=DeviceOption),
+        inspect.Parameter("tensor_split", kind, default=None, annotation=SplitOption),
+    ]
+    return _adding(added, "devices", _device_arguments)(command)
+
+
+def _device_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    found = {
+        "rpc": split_names(values["rpc"] or ()),
+        "device": split_names(values["device"] or ()),
+        "tensor_split": parse_shares(values["tensor_split"]),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def split_names(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the names in texts such as `a,b`, each once, in their order."""
+    names = [name.strip() for text in texts for name in text.split(",")]
+    return tuple(dict.fromkeys(filter(None, names)))
+
+
+def parse_shares(text: str | None) -> tuple[float, ...]:
+    """Return the numbers of a text such as `3,1`. Raises EdgeSteerError."""
+    try:
+        return tuple(map(float, text.split(","))) if text is not None else ()
+    except ValueError as error:
+        where = "--tensor-split"
+        raise EdgeSteerError("not a list of numbers", where=where, expected="as in 3,1", found=repr(text)) from error
+
+
+def _adding(
+    added: Sequence[inspect.Parameter], argument: str, convert: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that gives a command more parameters; it takes their values as a dict in `argument`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters.values()
@@ -188,8 +264,8 @@ def options_from(
 
         @functools.wraps(command)
         def wrapper(**values: Any) -> None:
-            taken = {field.name: values.pop(field.name) for field in fields}
-            command(**values, **{argument: taken})
+            taken = {each.name: values.pop(each.name) for each in added}
+            command(**values, **{argument: convert(taken)})
 
         wrapper.__signature__ = signature  # type: ignore[attr-defined]
         wrapper.__annotations__ = {each.name: each.annotation for each in signature.parameters.values()}
@@ -207,6 +283,19 @@ def _parameter(field: Field, panel: str, flags: Sequence[str], details: Mapping[
         default=field.default,
         annotation=Annotated[KINDS[field.annotation], option],
     )
+
+
+loading_options = options_from(
+    "edgesteer.export.weights",
+    "LoadOptions",
+    argument="loading",
+    panel=MACHINE,
+    details={
+        "stream": {"metavar": "|".join(constant("edgesteer.export.weights", "STREAMS"))},
+        "device": {"metavar": "|".join(constant("edgesteer.export.devices", "DEVICES"))},
+    },
+)
+"""The options of commands that read the base model with PyTorch, as a dict in their parameter `loading`."""
 
 
 def parse_blocks(text: str) -> tuple[int, ...]:

@@ -51,7 +51,9 @@ def numbers(name: str, help_text: str, *short: str, **details: Any) -> Any:
 
 
 @app.callback()
+@options.device_options
 def profile(
+    devices: dict[str, Any],
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A GGUF file, or a name that `edgesteer models list` shows.")
     ] = None,
@@ -143,6 +145,7 @@ def profile(
         batch=read_numbers("--batch", batch),
         threads=read_numbers("--threads", threads) if threads else (default_threads(),),
         n_gpu_layers=read_numbers("--n-gpu-layers", n_gpu_layers, least=-1),
+        devices=devices,
         repeats=repeats,
         warmup=warmup,
         batch_tokens=batch_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,10 +19,12 @@ from edgesteer.extras import needs_extra
 from edgesteer.registry import resolve_model
 
 
+@options.device_options
 def questionnaire(
     model: options.ModelArgument,
     items: Annotated[Path, typer.Argument(metavar="ITEMS", help="CSV with the columns text, label_ocean and key.")],
     steer: options.SteerOption,
+    devices: dict[str, Any],
     limit: Annotated[
         int | None, typer.Option(min=1, show_default="all", help="Most items of each trait and key.")
     ] = None,
@@ -45,6 +47,8 @@ def questionnaire(
     loop, values = choose_loop(open_loop, decay), [parse_steer(each) for each in steer or ()]
     with needs_extra("eval"):
         from edgesteer.evaluate.questionnaire import as_choices, compare, read_items, scores_table
+    from edgesteer.runtime.model import LlamaModel
+
     asked = read_items(items, limit=limit)
     choices, load = as_choices(asked), partial(load_steering, mode=mode, rows=rows, **loop)
     n_choices = sum(len(each.choices) for each in choices)
@@ -52,7 +56,7 @@ def questionnaire(
     with progress_bars() as bars:
         before, after = (
             answers(
-                resolve_model(model), n_gpu_layers, steer_with, choices,
+                partial(LlamaModel, resolve_model(model), n_gpu_layers=n_gpu_layers, **devices), steer_with, choices,
                 parallel=parallel, threads=threads, on_choice=bars.stage(name, n_choices),
             )
             for name, steer_with in sides.items()

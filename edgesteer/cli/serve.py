@@ -32,8 +32,10 @@ NETWORK = "Network"
 LIMITS = "Limits"
 
 
+@options.device_options
 def serve(
     model: options.ModelArgument,
+    devices: dict[str, Any],
     steer: options.SteerOption = None,
     load: Annotated[
         list[str] | None,
@@ -124,7 +126,7 @@ def serve(
     from edgesteer.runtime.worker import Worker
 
     path = resolve_model(model)
-    with open_socket(host, port) as listener, LlamaModel(path, n_gpu_layers=n_gpu_layers) as llama:
+    with open_socket(host, port) as listener, LlamaModel(path, n_gpu_layers=n_gpu_layers, **devices) as llama:
         if not is_loopback(host) and not api_key:
             print("Warning: whoever reaches this address may use the server; set EDGESTEER_API_KEY", file=sys.stderr)
         controllers, described = load_controllers(values, llama)

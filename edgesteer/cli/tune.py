@@ -22,10 +22,12 @@ from edgesteer.steering_file import pick_controller
 
 
 @options_from("edgesteer.tune.tuning", "TuneOptions", argument="tuning", panel="How much")
+@options.device_options
 def tune(
     model: options.ModelArgument,
     sidecar: Annotated[Path, typer.Argument(metavar="SIDECAR", help="The sidecar, made from this model.")],
     tuning: dict[str, Any],
+    devices: dict[str, Any],
     controller: Annotated[
         str | None, typer.Option(metavar="NAME", show_default="the only one", help="Which controller of the sidecar.")
     ] = None,
@@ -91,7 +93,7 @@ def tune(
     candidates(chosen)  # refuses a law that cannot be tuned before anything is loaded
     items = read_items(limit=wanted.items) if wanted.items and not no_degradation else []
     subject = subject_of(chosen, suite=suite, concept=made_from, data=data, max_tokens=wanted.max_tokens)
-    with LlamaModel(source, n_gpu_layers=n_gpu_layers) as loaded, progress_bars() as bars:
+    with LlamaModel(source, n_gpu_layers=n_gpu_layers, **devices) as loaded, progress_bars() as bars:
         check(content.fingerprint, loaded.fingerprint, sidecar)
         tuned = tune_controller(
             loaded, chosen, subject, wanted, items, quick=quick, parallel=parallel, threads=threads, stage=bars.stage

@@ -108,7 +108,7 @@ def likelihood(
     Raises EdgeSteerError when that is not `tokenizer`, or when the text is too short.
     """
     budget.check()
-    with LlamaModel(path, n_gpu_layers=settings.n_gpu_layers[0]) as model:
+    with settings.open_model(path, settings.n_gpu_layers[0]) as model:
         if tokenizer not in ("", model.fingerprint.tokenizer_sha256):
             raise EdgeSteerError("another tokenizer than the first file's: likelihoods cannot be compared")
         tokens = model.tokenize(text)

@@ -22,7 +22,6 @@ from edgesteer.profile.sweep import Instruments, Progress, Settings, SteerWith, 
 from edgesteer.profile.trace import Trace, record_trace
 from edgesteer.runtime.batch import Batch
 from edgesteer.runtime.engine import Engine
-from edgesteer.runtime.model import LlamaModel
 
 IDLE_SECONDS = 3.0
 """How long the machine is left alone to measure what it takes idle."""
@@ -133,7 +132,7 @@ def _trace(path: Path, settings: Settings, steer: SteerWith | None, budget: Budg
     budget.check()
     cell = settings.cells(settings.n_gpu_layers[0], settings.threads[0])[0]
     controllers: Sequence[Controller] = ()
-    with LlamaModel(path, n_gpu_layers=cell.n_gpu_layers) as model:
+    with settings.open_model(path, cell.n_gpu_layers) as model:
         if steer is not None:
             controllers, steering = steer.load(model.fingerprint)
         maker = RequestMaker(model, steering if steer is not None else ())

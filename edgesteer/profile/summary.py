@@ -42,7 +42,7 @@ def make_document(
             "steering": [  # none when it ended before the model was loaded
                 {**sidecar, **asdict(steering)} for sidecar, steering in zip(sidecars, sweep.steering, strict=False)
             ],
-            "settings": asdict(sweep.settings),
+            "settings": {name: value for name, value in asdict(sweep.settings).items() if value != {}},
             "sizes": [{"n_gpu_layers": layers, **asdict(size)} for layers, size in sweep.sizes.items()],
             "peak_resident_bytes": sweep.peak_resident_bytes,
             "energy": energy,

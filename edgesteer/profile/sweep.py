@@ -76,6 +76,8 @@ class Settings:
     """CPU threads."""
     n_gpu_layers: tuple[int, ...] = (0,)
     """Blocks to offload; -1: all."""
+    devices: Mapping[str, Any] = field(default_factory=dict)
+    """Which devices take them: rpc, device and tensor_split of LlamaModel."""
     repeats: int = 10
     """Measurements of each combination; 0: sizes only."""
     warmup: int = 1
@@ -91,6 +93,11 @@ class Settings:
         """Return the combinations that share a model and its contexts."""
         inner = itertools.product(self.batch, self.prompt_len, self.gen_len)
         return [Cell(prompt, gen, batch, threads, n_gpu_layers) for batch, prompt, gen in inner]
+
+    def open_model(self, path: Path, n_gpu_layers: int) -> LlamaModel:
+        """Load a model; the devices go with those of n_gpu_layers that offload blocks. Raises what LlamaModel does."""
+        is_local = n_gpu_layers == 0 and any(self.n_gpu_layers)
+        return LlamaModel(path, n_gpu_layers=n_gpu_layers, **({} if is_local else self.devices))
 
     def engine_options(self, cells: Sequence[Cell]) -> dict[str, Any]:
         """Return the options of an Engine in which every one of some cells of the same threads fits."""
@@ -205,7 +212,7 @@ class Sweeper:
         try:
             for n_gpu_layers in self.settings.n_gpu_layers:
                 self._check()
-                with recorded_log() as log, LlamaModel(path, n_gpu_layers=n_gpu_layers) as model:
+                with recorded_log() as log, self.settings.open_model(path, n_gpu_layers) as model:
                     self._measure_model(sweep, model, n_gpu_layers, log)
         except Stopped as reason:
             sweep.stopped = str(reason)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,9 +21,11 @@ from gguf import GGUFWriter
 from edgesteer.cli.declared import fields_of
 from edgesteer.concept import ConceptSet, Example
 from edgesteer.controller import Controller
+from edgesteer.export.checkpoint import Checkpoint, Sum, unfinished
 from edgesteer.fingerprint import Fingerprint
 from edgesteer.sidecar import read_sidecar
 
+LARGE = Path(__file__).parents[2] / "docs" / "large.md"
 CONCEPT = """
 name = "{name}"
 positive = "loud"
@@ -43,28 +49,48 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@dataclass(frozen=True)
+class FakeWorkers:
+    """One process, as edgesteer.export.workers has it without torch."""
+
+    rank: int = 0
+    checkpoint: Any = None
+
+    def finish(self) -> None:
+        self.checkpoint.remove()
+
+
 class FakeExporter:
     """In place of edgesteer.export: keeps what it is called with, and returns controllers at once."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.options: dict[str, Any] = {}
         self.model: Path | None = None
-        pipeline, weights = ModuleType("pipeline"), ModuleType("weights")
+        self.loading: dict[str, Any] = {}
+        pipeline, weights, workers = ModuleType("pipeline"), ModuleType("weights"), ModuleType("workers")
         vars(pipeline).update(ExportOptions=self.take_options, export_controllers=self.export_controllers)
-        vars(weights).update(load_model=self.load_model)
+        vars(weights).update(load_model=self.load_model, LoadOptions=dict)
         monkeypatch.setitem(sys.modules, "edgesteer.export.pipeline", pipeline)
+        vars(workers).update(started_by_torchrun=lambda: nullcontext(FakeWorkers()))
         monkeypatch.setitem(sys.modules, "edgesteer.export.weights", weights)
+        monkeypatch.setitem(sys.modules, "edgesteer.export.workers", workers)
 
     def take_options(self, **options: Any) -> str:
         self.options = options
         return str(options["law"])
 
-    def load_model(self, path: Path) -> SimpleNamespace:
-        self.model = path
+    def load_model(self, path: Path, loading: dict[str, Any]) -> SimpleNamespace:
+        self.model, self.loading = path, loading
         return SimpleNamespace(fingerprint=Fingerprint("llama", 2, 4, "a", "b", "Fake"))
 
     def export_controllers(
-        self, model: Any, concept: ConceptSet, neutral: Sequence[object], laws: Sequence[str], progress: Any
+        self,
+        model: Any,
+        concept: ConceptSet,
+        neutral: Sequence[object],
+        laws: Sequence[str],
+        progress: Any,
+        workers: Any,
     ) -> dict[str, Controller]:
         progress.stage("thinking", 1)()
         names = [concept.name, *(f"{concept.name}-{law}" for law in laws[1:])]
@@ -115,6 +141,17 @@ def test_several_laws_are_one_file(
     result = edgesteer("export", model, "--concept", concept, "-o", output, "--law", "lqr,add,lqr")
     assert list(read_sidecar(output).controllers) == ["noise", "noise-add"]
     assert result.out.count("add at blocks 1, loud (+) against quiet (-), safe range -1.5 to 2") == 2
+
+
+def test_documented_command_streams_and_puts_the_cost_on_the_concept(
+    edgesteer: Any, exporter: FakeExporter, model: Path, concept: Path, tmp_path: Path
+) -> None:
+    line = re.findall(r"^edgesteer (export .*)$", LARGE.read_text("utf-8"), re.MULTILINE)[0]
+    replaced = {"MODEL.gguf": model, "warmth": concept, "warm.gguf": tmp_path / "warm.gguf"}
+    result = edgesteer(*(replaced.get(each, each) for each in shlex.split(line)))
+    assert result.code == 0
+    assert exporter.loading == {"stream": "always", "device": "auto"}
+    assert exporter.options["cost"] == "feature"
 
 
 def test_quiet_prints_nothing(
@@ -219,6 +256,27 @@ def test_missing_torch_names_the_pip_line(start: Any, model: Path, concept: Path
     assert line.startswith("Error: this needs an optional Python package; found ")
     assert line.endswith('Run: pip install "edgesteer[export]"\n')
     assert line.count("\n") == 1
+
+
+def test_unfinished_export_of_something_else_is_refused(
+    edgesteer: Any, exporter: FakeExporter, model: Path, concept: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "a.gguf"
+    left = Checkpoint(unfinished(output), "other settings")
+    left.save("jacobians", 0, 1, Sum(frozenset([0]), np.ones(1)), now=True)
+    result = edgesteer("export", model, "--concept", concept, "-o", output)
+    assert (result.code, result.out) == (1, "")
+    found, error = result.err.splitlines()
+    assert found == f"Found an unfinished export: {unfinished(output)}"
+    assert error.startswith(f"Error: {unfinished(output)}: holds an unfinished export of another model, ")
+    assert unfinished(output).exists()
+
+
+def test_only_the_first_of_torchruns_processes_speaks(
+    edgesteer: Any, exporter: FakeExporter, model: Path, concept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert edgesteer("export", model, "--concept", concept, "-o", tmp_path / "a.gguf") == (0, "", "")
 
 
 @pytest.mark.torch

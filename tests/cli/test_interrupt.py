@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from edgesteer.cli.interrupt import interrupt_later
+from edgesteer.cli.interrupt import interrupt_at_steps, interrupt_later
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +51,35 @@ def test_where_ctrl_c_is_ignored_it_stays_ignored() -> None:
     with interrupt_later():
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_ctrl_c_takes_effect_at_the_next_step(no_progress: Any) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    done = []
+
+    def work() -> None:
+        with interrupt_at_steps(no_progress) as progress:
+            step = progress.stage("work", 3)
+            step()
+            signal.raise_signal(signal.SIGINT)
+            done.append("work between two steps")
+            step()
+            done.append("too late")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["work between two steps"]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_ctrl_c_after_the_last_step_takes_effect_at_the_end(no_progress: Any) -> None:
+    done = []
+
+    def work() -> None:
+        with interrupt_at_steps(no_progress):
+            signal.raise_signal(signal.SIGINT)
+            done.append("the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["the end"]

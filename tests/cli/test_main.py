@@ -18,9 +18,10 @@ from edgesteer.errors import EdgeSteerError, SafeRangeWarning
 
 HEAVY = ("torch", "transformers", "llama_cpp", "matplotlib")
 COMMANDS = (
-    "export", "certify", "tune", "inspect", "generate", "chat", "serve", "profile", "profile compare", "demo", "judge",
+    "export", "linearize", "learn", "retune", "certify", "tune", "inspect", "generate", "chat", "serve", "profile",
+    "profile compare", "demo", "judge",
     "judge fit", "judge test", "models", "models list", "models path",
-    "eval", "eval degradation", "eval questionnaire",
+    "eval", "eval degradation", "eval questionnaire", "doctor", "rpc-server",
 )  # fmt: skip
 
 

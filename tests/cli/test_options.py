@@ -12,12 +12,21 @@ import pytest
 
 from edgesteer.cli import options
 from edgesteer.cli.declared import constant, fields_of, keyword_default
-from edgesteer.cli.options import KINDS, check_output, format_blocks, options_from, parse_blocks
+from edgesteer.cli.options import (
+    KINDS,
+    check_output,
+    device_options,
+    format_blocks,
+    options_from,
+    parse_blocks,
+    parse_shares,
+)
 from edgesteer.errors import EdgeSteerError, SteeringError
 
 CLASSES = [("edgesteer.export.pipeline", "ExportOptions"), ("edgesteer.runtime.sampling", "Sampling")]
 OPTION_CLASSES = [
     pytest.param(*CLASSES[0], marks=pytest.mark.torch),
+    pytest.param("edgesteer.export.weights", "LoadOptions", marks=pytest.mark.torch),
     CLASSES[1],
 ]
 SAMPLE = '''
@@ -95,6 +104,34 @@ def test_options_from_passes_the_values_as_one_argument(sample: str) -> None:
     assert list(inspect.signature(command).parameters) == ["own", "size", "ratio"]
     command(own=1, size=2, ratio=0.25)
     assert seen == {"own": 1, "size": 2, "ratio": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("given", "devices"),
+    [
+        ({}, {}),
+        ({"rpc": ["a:1,b:2", "c:3", "a:1"]}, {"rpc": ("a:1", "b:2", "c:3")}),
+        ({"device": ["CUDA1, RPC0"]}, {"device": ("CUDA1", "RPC0")}),
+        ({"tensor_split": "3,1"}, {"tensor_split": (3.0, 1.0)}),
+        ({"rpc": ["a:1"], "tensor_split": "0.5, 1e1"}, {"rpc": ("a:1",), "tensor_split": (0.5, 10.0)}),
+    ],
+)
+def test_devices_are_passed_as_arguments_of_the_model(given: dict[str, Any], devices: dict[str, Any]) -> None:
+    seen: list[Any] = []
+
+    @device_options
+    def command(own: int, devices: dict[str, Any], last: int = 0) -> None:
+        seen.append((own, devices, last))
+
+    assert list(inspect.signature(command).parameters) == ["own", "last", "rpc", "device", "tensor_split"]
+    command(own=1, last=2, **{"rpc": None, "device": None, "tensor_split": None, **given})
+    assert seen == [(1, devices, 2)]
+
+
+@pytest.mark.parametrize("text", ["", "a", "3,,1", "3;1", "3,1,"])
+def test_shares_that_cannot_be_read_are_refused(text: str) -> None:
+    with pytest.raises(EdgeSteerError, match=r"--tensor-split: not a list of numbers; expected as in 3,1; found '"):
+        parse_shares(text)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgesteer.export.activations import Activations, collect_activations, residual_stream, visiting_boundaries
+from edgesteer.control.activations import Activations
+from edgesteer.export.activations import collect_activations, residual_stream
+from edgesteer.export.sweep import Sweep
 from edgesteer.export.weights import LoadedModel, TokenizedText
 
 pytestmark = pytest.mark.torch
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.torch
 def three_texts() -> Activations:
     """Texts of 2, 1 and 3 tokens; one boundary of width 2."""
     values = np.array([[1, 10], [3, 30], [5, 50], [0, 0], [6, 60], [9, 90]], dtype=np.float32)
-    return Activations(values[:, None], np.array([0, 0, 1, 2, 2, 2]), np.array([4, 5, 7, 2, 3, 4]))
+    return Activations.of(values[:, None], np.array([0, 0, 1, 2, 2, 2]), np.array([4, 5, 7, 2, 3, 4]))
 
 
 def test_mean_pooling_by_hand(three_texts: Activations) -> None:
@@ -45,27 +47,29 @@ def test_last_boundary_gives_the_logits(model: LoadedModel, tokens: torch.Tensor
     torch.testing.assert_close(last, network(input_ids=tokens[None]).logits[0])
 
 
-def test_boundaries_come_in_order(model: LoadedModel, tokens: torch.Tensor) -> None:
-    visited: list[int] = []
-    with visiting_boundaries(model, lambda boundary, _: visited.append(boundary)):
-        model.network(input_ids=tokens[None])
-    assert visited == list(range(model.n_blocks + 1))
+def test_sequences_of_different_lengths_share_a_sweep(model: LoadedModel, tokens: torch.Tensor) -> None:
+    sequences = [tokens, tokens[:5], tokens[3:4]]
+    sweep = Sweep(model, sequences)
+    for boundary in range(1, model.n_blocks + 1):
+        sweep.advance()
+        for index, sequence in enumerate(sequences):
+            torch.testing.assert_close(sweep[index], residual_stream(model, sequence)[boundary])
 
 
-def test_what_the_visitor_returns_takes_the_place_of_the_stream(model: LoadedModel, tokens: torch.Tensor) -> None:
+def test_what_is_set_takes_the_place_of_the_stream(model: LoadedModel, tokens: torch.Tensor) -> None:
     other = residual_stream(model, tokens.flip(0))
-    with visiting_boundaries(model, lambda boundary, _: other[None, boundary] if boundary == 1 else None):
-        logits = model.network(input_ids=tokens[None]).logits
-    torch.testing.assert_close(logits, model.network(input_ids=tokens.flip(0)[None]).logits)
+    sweep = Sweep(model, [tokens])
+    sweep.advance()
+    sweep[0] = other[1]
+    while sweep.boundary < model.n_blocks:
+        sweep.advance()
+    torch.testing.assert_close(next(sweep.logits()), model.network(input_ids=tokens.flip(0)[None]).logits[0])
 
 
-def test_hooks_are_gone_after_an_error(model: LoadedModel, tokens: torch.Tensor) -> None:
-    def fail(_boundary: int, _x: torch.Tensor) -> None:
-        raise RuntimeError("planned")
-
-    with pytest.raises(RuntimeError, match="planned"), visiting_boundaries(model, fail):
-        model.network(input_ids=tokens[None])
-    model.network(input_ids=tokens[None])
+def test_network_is_left_as_it_was_after_an_error(model: LoadedModel, tokens: torch.Tensor) -> None:
+    with pytest.raises(IndexError):
+        Sweep(model, [tokens + 1000])
+    assert not any("forward" in vars(block) for block in model.blocks)
 
 
 def test_collection_keeps_the_completions_only(model: LoadedModel, tokens: torch.Tensor) -> None:
@@ -76,7 +80,7 @@ def test_collection_keeps_the_completions_only(model: LoadedModel, tokens: torch
     np.testing.assert_array_equal(collected.position, [9, 10, 11, 3])
     np.testing.assert_array_equal(collected.tokens[:3], residual_stream(model, tokens)[:, 9:].transpose(0, 1))
     np.testing.assert_array_equal(collected.tokens[3], residual_stream(model, tokens[:4])[:, 3])
-    assert len(steps) == 2
+    assert len(steps) == 2 * model.n_blocks
 
 
 def test_collection_can_keep_other_rows(model: LoadedModel, tokens: torch.Tensor) -> None:

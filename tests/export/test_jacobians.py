@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch.func import jacfwd
 
-from edgesteer.export.activations import residual_stream, visiting_boundaries
-from edgesteer.export.jacobians import last_token_jacobians, mean_jacobians, one_token_blocks
+from edgesteer.control.bound import sensitivities
+from edgesteer.export.activations import residual_stream
+from edgesteer.export.jacobians import LinearizationPoints, mean_jacobians, one_token_blocks, sensitivities_at
 from edgesteer.export.weights import LoadedModel
 
 pytestmark = pytest.mark.torch
@@ -20,21 +25,28 @@ def no_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
+def last_token_jacobians(model: LoadedModel, tokens: torch.Tensor) -> torch.Tensor:
+    """(T, width, width) of one sequence, not rounded to float32 as the mean is."""
+    points = LinearizationPoints(model, [tokens])
+    numbers = range(model.n_blocks)
+    return torch.stack([points.mean("jacobian", number, lambda run, x: jacfwd(run)(x)) for number in numbers])
+
+
 def through_the_whole_model(model: LoadedModel, tokens: torch.Tensor, block: int, x: torch.Tensor) -> torch.Tensor:
     """Run the whole sequence with x in the last token's place at the block's input; return the block's output there."""
-    output = torch.empty(0)
+    outputs: list[torch.Tensor] = []
 
-    def visit(boundary: int, stream: torch.Tensor) -> torch.Tensor | None:
-        nonlocal output
-        if boundary == block:
-            return torch.cat((stream[:, :-1], x[None, None]), dim=1)
-        if boundary == block + 1:
-            output = stream[0, -1]
-        return None
+    def put(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (torch.cat((args[0][:, :-1], x[None, None]), dim=1), *args[1:])
 
-    with visiting_boundaries(model, visit):
-        model.network(input_ids=tokens[None], use_cache=False)
-    return output
+    handles = [
+        model.blocks[block].register_forward_pre_hook(put),
+        model.blocks[block].register_forward_hook(lambda _module, _args, output: outputs.append(output[0, -1])),
+    ]
+    model.network(input_ids=tokens[None], use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return outputs[0]
 
 
 def test_block_functions_reproduce_the_forward_pass(model: LoadedModel, tokens: torch.Tensor) -> None:
@@ -82,17 +94,39 @@ def test_mean_is_the_average_over_the_sequences(model: LoadedModel, tokens: torc
     np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_progress_counts_the_sequences(model: LoadedModel, tokens: torch.Tensor) -> None:
+def test_progress_counts_the_sequences_at_each_block(model: LoadedModel, tokens: torch.Tensor) -> None:
     steps: list[int] = []
     mean_jacobians(model, [tokens, tokens], lambda: steps.append(1))
-    assert len(steps) == 2
+    assert len(steps) == 2 * model.n_blocks
 
 
 def test_mean_of_no_sequences_is_refused(model: LoadedModel) -> None:
-    with pytest.raises(ValueError, match="at least one sequence"):
+    with pytest.raises(ValueError, match="at least one prompt"):
         mean_jacobians(model, [])
 
 
-def test_model_is_left_without_hooks(model: LoadedModel, tokens: torch.Tensor) -> None:
+def test_model_is_left_as_it_was(model: LoadedModel, tokens: torch.Tensor) -> None:
     last_token_jacobians(model, tokens)
-    assert not any(block._forward_pre_hooks or block._forward_hooks for block in model.blocks)
+    assert not any("forward" in vars(block) for block in model.blocks)
+
+
+# ---- vector-Jacobian products ----
+
+
+def some_probes(model: LoadedModel) -> NDArray[np.float64]:
+    return np.random.default_rng(0).normal(size=(model.n_blocks + 1, model.width))
+
+
+def test_products_are_those_with_the_mean_jacobians(model: LoadedModel, tokens: torch.Tensor) -> None:
+    sequences, probes = [tokens, tokens[:5]], some_probes(model)
+    rows = sensitivities_at(LinearizationPoints(model, sequences), probes)
+    jacobians = sum(last_token_jacobians(model, each) for each in sequences) / 2
+    expected = sensitivities(jacobians.numpy(), probes, range(model.n_blocks + 1))
+    np.testing.assert_allclose(rows, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_progress_counts_the_products_of_each_block(model: LoadedModel, tokens: torch.Tensor) -> None:
+    steps: list[int] = []
+    points = LinearizationPoints(model, [tokens, tokens])
+    sensitivities_at(points, some_probes(model), lambda: steps.append(1))
+    assert len(steps) == 2 * model.n_blocks

@@ -9,24 +9,33 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from edgesteer.concept import ConceptSet, Example
+from edgesteer.control.bound import sensitivities
+from edgesteer.control.calibration import LEVELS
+from edgesteer.control.classes import Classes, classes_of, probes
+from edgesteer.control.feature_cost import FeatureModel
+from edgesteer.control.laws import principal_directions, unit
+from edgesteer.control.linear_model import riccati_of
 from edgesteer.control.riccati import RiccatiSolution, regulator_direction, solve_riccati
 from edgesteer.controller import LAWS, Array, Controller, Pid
 from edgesteer.errors import ConceptError, SteeringError
 from edgesteer.export.activations import collect_activations
-from edgesteer.export.calibrate import Classes, classes_of, probes
-from edgesteer.export.jacobians import mean_jacobians
-from edgesteer.export.laws import principal_directions, unit
+from edgesteer.export.jacobians import (
+    PRECISIONS,
+    LinearizationPoints,
+    jacobians_at,
+    mean_jacobians,
+    sensitivities_at,
+)
 from edgesteer.export.pipeline import (
-    LEVELS,
     ExportOptions,
     analyse,
     choose_prompts,
     controller_of,
     export_controller,
     export_controllers,
-    riccati_of,
     tokenize_all,
 )
 from edgesteer.export.weights import LoadedModel
@@ -179,6 +188,46 @@ def test_rotate_without_such_a_block_is_refused(
         export(tiny_torch, concept, no_progress, law="rotate", blocks=others)
 
 
+# ---- the feature cost ----
+
+
+@pytest.fixture(scope="module")
+def feature_model(classes: Classes, jacobians: Array) -> FeatureModel:
+    """From the mean Jacobians as matrices, which the exporter does not form on this route."""
+    w = probes(classes, OPTIONS.shrinkage)
+    return FeatureModel(sensitivities(jacobians.astype(np.float64), w, range(len(w))))
+
+
+def test_lqr_with_the_feature_cost(
+    tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any, classes: Classes, feature_model: FeatureModel
+) -> None:
+    lqr = export(tiny_torch, concept, no_progress, cost="feature")
+    assert lqr.provenance.cost == "feature"
+    expected = feature_model.regulator_gains(classes.direction, lqr.blocks, OPTIONS, no_progress)
+    np.testing.assert_allclose(lqr.gain, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+    assert lqr.sensor is not None
+    before = np.array(lqr.blocks) < lqr.sensor.block
+    assert before.any()
+    assert (lqr.sensor.push[before] != 0).all()
+    assert not lqr.sensor.push[~before].any()
+
+
+def test_a_lqr_with_the_feature_cost(
+    tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any, classes: Classes, feature_model: FeatureModel
+) -> None:
+    paper = export(tiny_torch, concept, no_progress, cost="feature", law="a-lqr")
+    expected = feature_model.published_gains(classes.direction, paper.blocks, OPTIONS, no_progress)
+    np.testing.assert_allclose(paper.gain, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
+def test_products_in_bfloat16_are_close_and_are_not_the_same(tiny_torch: LoadedModel) -> None:
+    points = LinearizationPoints(tiny_torch, [torch.arange(30, 50)])
+    w = np.random.default_rng(0).normal(size=(5, 32))
+    for products in (jacobians_at, lambda points, precision: sensitivities_at(points, w, precision=precision)):
+        exact, rounded = (products(points, precision=precision) for precision in PRECISIONS)
+        assert 1e-4 < np.linalg.norm(rounded - exact) / np.linalg.norm(exact) < 0.05
+
+
 # ---- what all laws share ----
 
 
@@ -261,7 +310,9 @@ def test_one_analysis_serves_all_laws(
 # ---- options ----
 
 
-@pytest.mark.parametrize("other", [{"pooling": "last"}, {"shrinkage": 0.5}, {"seed": 1}, {"jacobian_prompts": 2}])
+@pytest.mark.parametrize(
+    "other", [{"pooling": "last"}, {"shrinkage": 0.5}, {"seed": 1}, {"jacobian_prompts": 2}, {"cost": "feature"}]
+)
 def test_controller_cannot_ask_for_another_analysis(
     tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any, other: dict[str, Any]
 ) -> None:
@@ -322,6 +373,8 @@ def test_linearization_uses_an_equal_share_of_both_poles(
         ({"integral": -1.0}, "integral is out of range"),
         ({"derivative": -1.0}, "derivative is out of range"),
         ({"jacobian_prompts": 0}, "jacobian_prompts is out of range"),
+        ({"cost": "cheap"}, "unknown cost; expected full or feature; found cheap"),
+        ({"precision": "int8"}, "unknown precision; expected float32 or bfloat16; found int8"),
         ({"direction": "median"}, "unknown direction; expected mean; found median"),
         ({"direction": "pca"}, "unknown direction; expected mean; found pca"),
         ({"target": 0.0}, "target is out of range"),

@@ -12,7 +12,7 @@ import torch
 
 from edgesteer.concept import Example
 from edgesteer.errors import ModelError
-from edgesteer.export.weights import LoadedModel, find_blocks, load_model
+from edgesteer.export.weights import LoadedModel, load_model
 
 pytestmark = pytest.mark.torch
 
@@ -145,8 +145,3 @@ def test_folder_with_truncated_weights_is_refused(tiny_model: Any, tmp_path: Pat
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(ModelError, match="cannot load this model"):
         load_model(damaged)
-
-
-def test_model_without_known_blocks_is_refused() -> None:
-    with pytest.raises(ModelError, match="cannot find the transformer blocks"):
-        find_blocks(torch.nn.Linear(2, 2), Path("odd"))

@@ -7,6 +7,7 @@ import csv
 import importlib.resources
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,14 @@ def test_other_documents_fit_the_schema(options: dict[str, Any], make_sweep: Mak
 def test_a_run_that_ended_before_it_began_fits_the_schema(document_of: Make) -> None:
     sweep = Sweep(Path("tiny.gguf"), Settings(), stopped="the time is up")
     validate(document_of(sweep))
+
+
+def test_devices_are_told_where_they_were_chosen(make_sweep: Make, document_of: Make) -> None:
+    sweep, devices = make_sweep(), {"rpc": ("a:1",), "device": ("RPC0",), "tensor_split": (1.0,)}
+    chosen = document_of(replace(sweep, settings=replace(sweep.settings, devices=devices)))
+    validate(chosen)
+    assert chosen["settings"]["devices"] == {"rpc": ["a:1"], "device": ["RPC0"], "tensor_split": [1.0]}
+    assert "devices" not in document_of(sweep)["settings"]
 
 
 def test_the_schema_has_the_version_of_the_document(document: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Three quarters of a minute of bench/soak.py against a server in a process of its own: nothing lost, doubled or kept."""
+"""Some of bench/soak.py against a server in a process of its own: nothing lost, doubled or kept."""
 
 from __future__ import annotations
 

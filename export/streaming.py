@@ -1,0 +1,247 @@
+"""Weights that stay on the disk: one part of the network at a time is read, dequantized to float32 and dropped again.
+
+Two kinds of files hold the tensors, a GGUF and the safetensors shards of a Hugging Face folder; the values are those
+that transformers gives the whole model. This file knows no prompts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from gguf import GGUFReader, ReaderTensor, dequantize
+from torch import nn
+
+from edgesteer.errors import ModelError
+
+Tensors = dict[str, torch.Tensor]
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+WHOLE = "Load it whole, with --stream never."
+AGAIN = "Download the model again."
+
+
+class WeightFiles(Protocol):
+    """Where tensors are read from, by the names that transformers gives them."""
+
+    def names(self) -> set[str]:
+        """Return the names of all tensors."""
+        ...
+
+    def read(self, prefix: str) -> Tensors:
+        """Return the tensors whose names begin so, in float32, by their names. Raises ModelError when it cannot."""
+        ...
+
+    def rows(self, name: str, indices: torch.Tensor) -> torch.Tensor:
+        """Return some rows of a matrix, in float32."""
+        ...
+
+
+class GgufFile:
+    """The tensors of a GGUF, in transformers' names and layout."""
+
+    def __init__(self, path: Path, network: Any) -> None:
+        from transformers.modeling_gguf_pytorch_utils import (
+            TENSOR_PROCESSORS,
+            TensorProcessor,
+            get_gguf_hf_weights_map,
+            load_gguf_checkpoint,
+        )
+
+        self._path = path
+        reader = GGUFReader(path)
+        architecture = str(reader.fields["general.architecture"].contents())
+        config = load_gguf_checkpoint(str(path))["config"]  # type: ignore[no-untyped-call]
+        processor: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)
+        self._processor: Any = processor(config=config)
+        self._names: dict[str, str] = get_gguf_hf_weights_map(network, self._processor)
+        self._tensors = [tensor for tensor in reader.tensors if self._name(tensor) is not None]
+        for kind in {tensor.tensor_type: tensor for tensor in self._tensors}.values():
+            self._dequantize(kind, kind.data.reshape(-1, kind.data.shape[-1])[:1])  # now: after hours it is too late
+
+    def names(self) -> set[str]:
+        return {str(self._name(tensor)) for tensor in self._tensors}
+
+    def read(self, prefix: str) -> Tensors:
+        found: Tensors = {}
+        for tensor in self._tensors:
+            if str(self._name(tensor)).startswith(prefix):
+                # Read and not mapped: pages of a mapping would count as resident as long as the file is open.
+                raw = np.fromfile(self._path, tensor.data.dtype, tensor.data.size, offset=tensor.data_offset)
+                if raw.size < tensor.data.size:
+                    found_end = f"no end of {tensor.name}"
+                    raise ModelError("file is truncated", where=self._path, found=found_end, remedy=AGAIN)
+                self._process(tensor, self._dequantize(tensor, raw.reshape(tensor.data.shape)), found)
+        return found
+
+    def rows(self, name: str, indices: torch.Tensor) -> torch.Tensor:
+        tensor = next(each for each in self._tensors if self._name(each) == name)
+        found: Tensors = {}
+        self._process(tensor, self._dequantize(tensor, tensor.data[indices.numpy()]), found)
+        return found[name]
+
+    def _name(self, tensor: ReaderTensor) -> str | None:
+        """Return transformers' name of a tensor; experts are mapped without their suffix."""
+        return self._names.get(tensor.name) or self._names.get(tensor.name.removesuffix(".weight"))
+
+    def _dequantize(self, tensor: ReaderTensor, data: np.ndarray) -> np.ndarray:
+        try:
+            return dequantize(data, tensor.tensor_type)
+        except NotImplementedError as error:
+            raise ModelError(
+                "unknown quantization type",
+                where=self._path,
+                found=f"{tensor.tensor_type.name} of {tensor.name}",
+                remedy="Use another quantization of this model.",
+            ) from error
+
+    def _process(self, tensor: ReaderTensor, weights: np.ndarray, found: Tensors) -> None:
+        """Add a tensor as transformers lays it out; its processors add those that they merge by themselves."""
+        result = self._processor.process(
+            weights=weights,
+            name=tensor.name,
+            tensor_key_mapping=self._names,
+            parsed_parameters={"tensors": found},
+        )
+        if result.name in self._names:
+            found[self._names[result.name]] = torch.from_numpy(np.ascontiguousarray(result.weights))
+
+
+class SafetensorsFolder:
+    """The tensors of a folder's safetensors shards. Raises ModelError when a shard is missing or damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors import safe_open
+
+        self._folder = folder
+        self._shards: dict[str, Path] = {}
+        for shard in self._files():
+            try:
+                with safe_open(shard, framework="pt") as file:
+                    self._shards |= dict.fromkeys(file.keys(), shard)
+            except Exception as error:  # SafetensorError is no subclass of any error that it is like
+                raise ModelError(
+                    "shard is truncated or corrupt", where=shard, found=str(error), remedy=AGAIN
+                ) from error
+
+    def _files(self) -> list[Path]:
+        index = self._folder / INDEX
+        if not index.exists():
+            files = [self._folder / SINGLE]
+        else:
+            try:
+                names = json.loads(index.read_text("utf-8"))["weight_map"].values()
+                files = sorted({self._folder / name for name in names})
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise ModelError("not an index of shards", where=index, found=str(error), remedy=AGAIN) from error
+        for file in files:
+            if not file.is_file():
+                raise ModelError("a shard is missing", where=self._folder, expected=file.name, remedy=AGAIN)
+        return files
+
+    def names(self) -> set[str]:
+        return set(self._shards)
+
+    def read(self, prefix: str) -> Tensors:
+        from safetensors import safe_open
+
+        found: Tensors = {}
+        names = [name for name in self._shards if name.startswith(prefix)]
+        for shard in {self._shards[name] for name in names}:
+            with safe_open(shard, framework="pt") as file:
+                found |= {
+                    name: file.get_tensor(name).to(torch.float32) for name in names if self._shards[name] == shard
+                }
+        return found
+
+    def rows(self, name: str, indices: torch.Tensor) -> torch.Tensor:
+        from safetensors import safe_open
+
+        with safe_open(self._shards[name], framework="pt") as file:
+            matrix = file.get_slice(name)
+            return torch.stack([matrix[index] for index in indices.tolist()]).to(torch.float32)
+
+
+@dataclass(frozen=True)
+class StreamedWeights:
+    """The weights of a network of which only the small parts are in memory: those of no block, embedding or head."""
+
+    network: Any
+    """Its parameters are on torch's meta device where they are not in memory."""
+    files: WeightFiles
+    path: Path
+    device: torch.device
+
+    @contextmanager
+    def loaded(self, module: nn.Module) -> Iterator[None]:
+        """Give a module its weights for the time of the body. Raises ModelError when they cannot be read."""
+        empty = dict(module.named_parameters())
+        try:
+            module.load_state_dict(self._of(module), strict=False, assign=True)
+        except RuntimeError as error:
+            found = str(error).split("\n")[-1].strip()
+            raise ModelError("a tensor does not fit its module", where=self.path, found=found, remedy=WHOLE) from error
+        try:
+            yield
+        finally:
+            module.load_state_dict(empty, strict=False, assign=True)
+
+    @contextmanager
+    def embedding(self, tokens: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Give the embedding the rows of some tokens alone; the body gets the numbers that they have there.
+
+        tokens: (length,). Returns (length,).
+        """
+        module = self.network.get_input_embeddings()
+        empty = module.weight
+        used, numbers = torch.unique(tokens, return_inverse=True)
+        rows = self.files.rows(f"{name_of(self.network, module)}.weight", used)
+        module.weight = nn.Parameter(rows.to(self.device), requires_grad=False)
+        try:
+            yield numbers.to(self.device)
+        finally:
+            module.weight = empty
+
+    def _of(self, module: nn.Module) -> Tensors:
+        """Return a module's tensors by their names in it."""
+        network = self.network
+        tied = module is network.get_output_embeddings() and network.config.get_text_config().tie_word_embeddings
+        prefix = f"{name_of(network, network.get_input_embeddings() if tied else module)}."
+        return {
+            name.removeprefix(prefix): tensor.to(self.device) for name, tensor in self.files.read(prefix).items()
+        }
+
+
+def name_of(network: Any, module: nn.Module) -> str:
+    """Return the name of one of a network's modules."""
+    return next(str(name) for name, each in network.named_modules() if each is module)
+
+
+def stream_weights(
+    network: Any, blocks: nn.ModuleList, files: WeightFiles, path: Path, device: torch.device
+) -> StreamedWeights:
+    """Read the small parts of a network on the meta device, and return what reads the others when they are needed.
+
+    Raises ModelError when a tensor is missing, before anything is computed.
+    """
+    embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
+    embedding.padding_idx = None  # numbers of rows are no token ids; it matters in training alone
+    prefixes = {each: f"{name_of(network, each)}." for each in (blocks, embedding, head)}
+    names, expected = files.names(), {name for name, _ in network.named_parameters()}
+    if network.config.get_text_config().tie_word_embeddings:
+        expected = {name for name in expected if not name.startswith(prefixes[head])}
+    if missing := sorted(expected - names):
+        raise ModelError("a tensor is missing", where=path, expected=missing[0], remedy=WHOLE)
+    small = {name for name in expected if not name.startswith(tuple(prefixes.values()))}
+    tensors = {name: files.read(name)[name].to(device) for name in sorted(small)}
+    network.load_state_dict(tensors, strict=False, assign=True)
+    for name, buffer in network.named_buffers():
+        module, _, own = name.rpartition(".")
+        setattr(network.get_submodule(module), own, buffer.to(device))
+    return StreamedWeights(network, files, path, device)
