@@ -17,8 +17,10 @@ from edgesteer.controller import Array, Command, Controller
 
 Float = NDArray[np.float64]
 CALIBRATION_TEXTS = 6
-LEVELS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Levels at which the divergence on neutral text is measured, on each side."""
+LEVELS = tuple(2.0**exponent for exponent in range(-6, 9))
+"""Levels at which the divergence on neutral text may be measured, on each side."""
+FIRST_LEVEL = LEVELS.index(0.5)
+"""The search goes up and down from there."""
 SHARES = (0.25, 0.5, 1.0)
 """The same for `ablate`, of what is removed."""
 
@@ -131,27 +133,40 @@ def divergence(controller: Controller, calibration: Calibration, command: Comman
 
 
 def divergence_curve(
-    controller: Controller, calibration: Calibration, commands: Sequence[Command], most: float
-) -> Float:
-    """Return the divergence at ever stronger commands, made monotone, up to the first that reaches `most` nats."""
-    curve: list[float] = []
-    for number, command in enumerate(commands):
-        curve.append(max([divergence(controller, calibration, command), *curve]))
-        if curve[-1] >= most:
-            for _ in range(len(calibration.texts) * (len(commands) - number - 1)):
-                calibration.advance()
+    controller: Controller, calibration: Calibration, commands: Sequence[Command], first: int, least: float, most: float
+) -> tuple[NDArray[np.intp], Float]:
+    """Return which of ever stronger commands were tried, and the divergence at each, made monotone.
+
+    The search begins at one of them, and goes up until it reaches `most` nats and down until it is at `least`.
+    """
+
+    def measure(number: int) -> float:
+        found = divergence(controller, calibration, commands[number])
+        return found if np.isfinite(found) else np.inf  # the model overflows
+
+    found = {first: measure(first)}
+    for number in range(first + 1, len(commands)):
+        if found[number - 1] >= most:
             break
-    return np.array(curve)
+        found[number] = measure(number)
+    for number in range(first - 1, -1, -1):
+        if found[number + 1] <= least:
+            break
+        found[number] = measure(number)
+    for _ in range(len(calibration.texts) * (len(commands) - len(found))):
+        calibration.advance()
+    tried = np.array(sorted(found))
+    return tried, np.maximum.accumulate([found[number] for number in tried])
 
 
-def level_at(curve: Float, levels: Sequence[float], nats: float) -> float:
-    """Return the absolute level at which a divergence curve reaches some nats.
+def level_at(curve: Float, levels: Float, nats: float) -> float:
+    """Return the level at which a divergence curve reaches some nats.
 
-    Interpolated in the logarithms of both, since divergence grows like a power of the level; the ends of the curve,
-    which may stop before the levels do, bound the answer.
+    Interpolated in the logarithms of both, since divergence grows like a power of the level; the ends of the curve
+    bound the answer. curve, levels: (k,).
     """
     tiny = np.finfo(float).tiny
-    return float(np.exp(np.interp(np.log(nats), np.log(np.maximum(curve, tiny)), np.log(np.abs(levels[: len(curve)])))))
+    return float(np.exp(np.interp(np.log(nats), np.log(np.maximum(curve, tiny)), np.log(levels))))
 
 
 def calibrate_level(controller: Controller, calibration: Calibration, options: ControllerOptions) -> Controller:
@@ -160,23 +175,24 @@ def calibrate_level(controller: Controller, calibration: Calibration, options: C
     Strength 1 is where the divergence on neutral text reaches options.dial_nats, the safe range ends where it reaches
     options.safe_nats, on each side. A-LQR as published keeps its own dial: there strength is the paper's lambda.
     """
-    up, down = (
-        divergence_curve(
-            controller,
-            calibration,
-            [controller.command(sign)._replace(level=sign * each) for each in LEVELS],
-            max(options.dial_nats, options.safe_nats),
-        )
-        for sign in (1, -1)
-    )
-    if controller.law != "a-lqr":
-        controller = replace(controller, scale=level_at(up, LEVELS, options.dial_nats))
-    low, high = (round(level_at(curve, LEVELS, options.safe_nats) / controller.scale, 2) for curve in (down, up))
+    fixed = controller.law == "a-lqr"
+    wanted = sorted((options.safe_nats, options.safe_nats if fixed else options.dial_nats))
+
+    def search(sign: float) -> tuple[Float, Float]:
+        commands = [controller.command(sign)._replace(level=sign * each) for each in LEVELS]
+        tried, curve = divergence_curve(controller, calibration, commands, FIRST_LEVEL, *wanted)
+        return curve, np.array(LEVELS)[tried]
+
+    up, down = search(1), search(-1)
+    if not fixed:
+        controller = replace(controller, scale=level_at(*up, options.dial_nats))
+    low, high = (round(level_at(*side, options.safe_nats) / controller.scale, 2) for side in (down, up))
     return replace(controller, safe_range=(-low, high))
 
 
 def calibrate_share(controller: Controller, calibration: Calibration, options: ControllerOptions) -> Controller:
     """The same for `ablate`, whose dial is the share removed: its safe range ends at 1 or at options.safe_nats."""
     commands = [controller.command(share) for share in SHARES]
-    curve = divergence_curve(controller, calibration, commands, options.safe_nats)
-    return replace(controller, safe_range=(0.0, round(level_at(curve, SHARES, options.safe_nats), 2)))
+    tried, curve = divergence_curve(controller, calibration, commands, 0, 0.0, options.safe_nats)
+    high = level_at(curve, np.array(SHARES)[tried], options.safe_nats)
+    return replace(controller, safe_range=(0.0, round(high, 2)))

@@ -76,25 +76,38 @@ def test_divergence_is_the_mean_over_the_completions_tokens(controller: Controll
     assert expected > 0.01
 
 
+LEVELS = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+ALL = [Command(level, 1.0, "hold") for level in LEVELS]
+
+
 def test_divergence_curve_never_falls(controller: Controller, calibration: Calibration) -> None:
-    commands = [Command(level, 1.0, "hold") for level in (0.5, 1.0, 2.0)]
-    curve = divergence_curve(controller, calibration, commands, math.inf)
-    single = [divergence(controller, calibration, command) for command in commands]
+    tried, curve = divergence_curve(controller, calibration, ALL, 2, -math.inf, math.inf)
+    assert tried.tolist() == [0, 1, 2, 3, 4]
+    single = [divergence(controller, calibration, command) for command in ALL]
     np.testing.assert_allclose(curve, np.maximum.accumulate(single))
 
 
-def test_divergence_curve_ends_where_it_has_reached_what_is_asked_for(
-    controller: Controller, calibration: Calibration
+@pytest.mark.parametrize("first", range(5))
+def test_divergence_curve_ends_around_what_is_asked_for_wherever_it_begins(
+    controller: Controller, calibration: Calibration, first: int
 ) -> None:
-    commands = [Command(level, 1.0, "hold") for level in (0.5, 1.0, 2.0)]
-    whole = divergence_curve(controller, calibration, commands, math.inf)
+    _, whole = divergence_curve(controller, calibration, ALL, 0, -math.inf, math.inf)
     steps: list[None] = []
     counted = replace(calibration, advance=lambda: steps.append(None))
-    wanted = float(whole[:2].mean())
-    curve = divergence_curve(controller, counted, commands, wanted)
-    np.testing.assert_array_equal(curve, whole[:2])
-    assert len(steps) == len(commands) * len(TEXTS)
-    assert level_at(curve, (0.5, 1.0, 2.0), wanted) == level_at(whole, (0.5, 1.0, 2.0), wanted)
+    least, most = float(whole[1:3].mean()), float(whole[2:4].mean())
+    tried, curve = divergence_curve(controller, counted, ALL, first, least, most)
+    assert tried.tolist() == list(range(min(first, 1), max(first, 3) + 1))
+    np.testing.assert_array_equal(curve, whole[tried])
+    assert len(steps) == len(ALL) * len(TEXTS)
+    for wanted in (least, most):
+        assert level_at(curve, LEVELS[tried], wanted) == pytest.approx(level_at(whole, LEVELS, wanted))
+
+
+def test_a_command_that_overflows_diverges_without_end(controller: Controller, calibration: Calibration) -> None:
+    commands = [*ALL, Command(math.inf, 1.0, "hold")]
+    tried, curve = divergence_curve(controller, calibration, commands, 4, math.inf, math.inf)
+    assert (tried.tolist(), curve[-1]) == ([4, 5], math.inf)
+    assert level_at(curve[:1], LEVELS[4:], curve[0]) == pytest.approx(16.0)
 
 
 def test_push_is_the_best_multiple_of_the_prediction(
