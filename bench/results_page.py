@@ -62,7 +62,25 @@ on half of the prompts, measured on the other half, and the other way round. Int
 prompts."""
 
 
-LIMITS = ""
+LIMITS = """\
+## What limits it
+
+- *Reading the tables.* A text's likelihood scatters by about half a nat, so that the added cost of 24 to 32 texts
+  is known to about 0.1 nats. Costs below that, and shares of them, may come out negative; read the sums over
+  concepts, and their intervals.
+- *Where the reserve helps.* The reserve takes the cost off prompts that are on target and, with the static
+  direction, buys small effects for less than the static vector. The loop without it keeps pushing, because a text
+  that was steered towards a tone rarely reads as far from neutral as its reference asks for.
+- *Why it is not half everywhere.* A static vector is cheap where the concept is a tone: a push of some tokens alone
+  then costs more for the same effect than a weaker push of all of them. Where it is a topic, letting go early pays,
+  but a vector that decays by itself has most of that gain.
+- *Why the spread does not fall.* At these effects most of the spread over prompts is that of single texts, which no
+  controller removes: the sensor reads far, near and on-target prompts as 0.0, 0.5 and 0.85, with a standard
+  deviation of 0.2 to 0.3 over texts of one kind.
+- *Tried without gain*: relay-like loops, fast attack with slow release, pushes of a single token, directions
+  whitened by the output's Fisher information.
+- *The reserve is an option* (`--fade-tokens`), not the default: a push that ends cannot take a topic out of a
+  prompt that keeps bringing it back. `edgesteer tune` chooses between the forms for a model and concept."""
 
 
 def judge_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:

@@ -70,7 +70,7 @@ def linearize(
     progress: Progress,
     workers: Workers = ALONE,
 ) -> Dynamics:
-    """Return the dynamics of a model on neutral texts. The same arguments give the same dynamics.
+    """Return the dynamics of a model on neutral texts. The same arguments give the same up to rounding.
 
     Raises ConceptError when a text has no tokens, ModelError when the model has no blocks that run on one token alone.
     """

@@ -39,12 +39,12 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the models were to be loaded with; none is."""
     calls: list[dict[str, Any]] = []
 
-    def load(path: Path, **options: Any) -> NoReturn:
+    def load(_self: Any, path: Path, **options: Any) -> NoReturn:
         calls.append(options)
         raise EdgeSteerError("is not loaded", where=path.name)
 
-    for place in ("edgesteer.runtime.model", "edgesteer.profile.sweep"):
-        monkeypatch.setattr(f"{place}.LlamaModel", load)
+    # on the class itself: modules that are imported meanwhile keep what they found under its name
+    monkeypatch.setattr("edgesteer.runtime.model.LlamaModel.__init__", load)
     return calls
 
 

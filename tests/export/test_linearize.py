@@ -110,9 +110,12 @@ def test_factors_are_the_main_correlations(dynamics: Dynamics, tiny_torch: Loade
     np.testing.assert_allclose(dynamics.factors[2].T @ dynamics.factors[2], expected, atol=1e-3)
 
 
-def test_same_arguments_give_the_same_dynamics(dynamics: Dynamics, tiny_torch: LoadedModel, no_progress: Any) -> None:
+def test_same_arguments_give_the_same_dynamics_up_to_rounding(
+    dynamics: Dynamics, tiny_torch: LoadedModel, no_progress: Any
+) -> None:
     again = linearize(tiny_torch, NEUTRAL, QUICK, no_progress)
-    assert all(np.array_equal(value, getattr(again, name)) for name, value in vars(dynamics).items())
+    for name, value in vars(dynamics).items():
+        np.testing.assert_allclose(getattr(again, name), value, rtol=1e-4, atol=1e-4)
 
 
 def test_progress_counts_every_step(tiny_torch: LoadedModel) -> None:
