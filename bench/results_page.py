@@ -68,9 +68,9 @@ LIMITS = """\
 - *Reading the tables.* A text's likelihood scatters by about half a nat, so that the added cost of 24 to 32 texts
   is known to about 0.1 nats. Costs below that, and shares of them, may come out negative; read the sums over
   concepts, and their intervals.
-- *Where the reserve helps.* The reserve takes the cost off prompts that are on target and, with the static
-  direction, buys small effects for less than the static vector. The loop without it keeps pushing, because a text
-  that was steered towards a tone rarely reads as far from neutral as its reference asks for.
+- *What the reserve does.* It takes most of the cost off prompts that are on target, and breaks fewer texts. The loop
+  without it keeps pushing, because a text that was steered towards a tone rarely reads as far from neutral as its
+  reference asks for.
 - *Why it is not half everywhere.* A static vector is cheap where the concept is a tone: a push of some tokens alone
   then costs more for the same effect than a weaker push of all of them. Where it is a topic, letting go early pays,
   but a vector that decays by itself has most of that gain.
