@@ -2,7 +2,7 @@
 
 Judges are fitted on labelled data that is not part of the project (--data); sidecars are exported, and texts generated
 with the same prompts and seeds for all arms. What is there already in the work folder is not made again, so that a run
-that was broken off goes on. Takes some hours on two cores.
+that was broken off goes on. Takes about two hours on two cores.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -232,6 +234,14 @@ def sweep(model: LlamaModel, name: str, concept: str, suite: Suite, work: Path, 
     return Run(name, concept, suite, judges, records)
 
 
+def sweeps(name: str, options: argparse.Namespace) -> list[Run]:
+    """Generate and judge the texts of all concepts on one model."""
+    with LlamaModel(model_path(name, options.work)) as model:
+        limit = options.limit or MODELS[name].n_prompts
+        suites = {concept: suite_of(concept, options.data, options.work, limit) for concept in options.concepts}
+        return [sweep(model, name, concept, suite, options.work, options) for concept, suite in suites.items()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder of labelled data")
@@ -242,20 +252,28 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--limit", type=int, help="most prompts of a suite")
     parser.add_argument("--parallel", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--export", metavar="MODEL", help=argparse.SUPPRESS)  # in a process of its own, for its memory
+    parser.add_argument("--threads", type=int, default=1, help="of each model; the models run side by side")
+    parser.add_argument("--step", choices=("texts", "export"), help=argparse.SUPPRESS)  # of one model, in a process
     options = parser.parse_args()
-    if options.export:
-        export_all(options.export, options.concepts, options.work)
-        return
-    runs = []
-    for name in options.models:
-        subprocess.run([sys.executable, *sys.argv, "--export", name], check=True)
-        with LlamaModel(model_path(name, options.work)) as model:
-            for concept in options.concepts:
-                suite = suite_of(concept, options.data, options.work, options.limit or MODELS[name].n_prompts)
-                runs.append(sweep(model, name, concept, suite, options.work, options))
-    options.output.write_text(page(runs, f"make results DATA={options.data.name}"), encoding="utf-8")
+    if options.step == "export":
+        export_all(options.models[0], options.concepts, options.work)
+    elif options.step == "texts":
+        in_process(options.models[0], "export", options.threads).check_returncode()
+        sweeps(options.models[0], options)
+    else:
+        for concept in filter(HEADS.__contains__, options.concepts):
+            fitted_head(concept, options.data, options.work)
+        with ThreadPoolExecutor() as pool:
+            for ended in [pool.submit(in_process, name, "texts", options.threads) for name in options.models]:
+                ended.result().check_returncode()
+        runs = [run for name in options.models for run in sweeps(name, options)]
+        options.output.write_text(page(runs, f"make results DATA={options.data.name}"), encoding="utf-8")
+
+
+def in_process(name: str, step: str, threads: int) -> subprocess.CompletedProcess[bytes]:
+    """Do one step of one model with the options of this call: an export gives its memory back by ending."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+    return subprocess.run([sys.executable, *sys.argv, "--models", name, "--step", step], env=environment)
 
 
 if __name__ == "__main__":
