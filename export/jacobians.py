@@ -7,68 +7,34 @@ Source: Skifstad, Yang, Chou, arXiv 2604.19018, section on the local linearizati
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.func import jacfwd, vjp, vmap
+from torch.func import vjp, vmap
 
 from edgesteer.errors import ModelError
 from edgesteer.export.architectures import ALTERNATIVE
-from edgesteer.export.sweep import Arguments, Sweep, run_block
+from edgesteer.export.block_jacobian import BlockFunction, block_jacobian
+from edgesteer.export.past import KeyValueTape, cache_name, can_separate, last_token_arguments, make_past
+from edgesteer.export.sweep import Sweep, run_block
 from edgesteer.export.weights import LoadedModel
 from edgesteer.export.workers import ALONE, Workers
-from edgesteer.scratch import release, scratch_array
-
-BlockFunction = Callable[[torch.Tensor], torch.Tensor]
 
 PRECISIONS = ("float32", "bfloat16")
 
-CACHE_NAMES = ("past_key_values", "layer_past")
-"""What a block of transformers calls its cache of keys and values."""
+TOGETHER = 16
+"""Prompts whose products with one block are taken at once: then reading its weights takes no time worth mentioning."""
 
 LARGEST_DEVIATION = 1e-2
 """Of a block's output at one token alone from the same in the whole sequence, relative; rounding is far below."""
 
 
-class Recorded(Exception):
-    """A block has told its keys and values; the rest of it need not run."""
-
-
-class KeyValueTape:
-    """Stands in for transformers' cache: records one block's keys and values over a whole sequence, and stops it."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
-    def update(self, keys: torch.Tensor, values: torch.Tensor, *_args: Any, **_kwargs: Any) -> None:
-        self.keys, self.values = keys, values
-        raise Recorded
-
-
-@dataclass(frozen=True)
-class FrozenPast:
-    """Stands in for transformers' cache: puts constant past keys and values in front of the one token's own."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, _layer: int, *_args: Any, **_kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.cat((self.keys, keys), dim=-2), torch.cat((self.values, values), dim=-2)
-
-
 class LinearizationPoints:
-    """The residual stream of several sequences at every block's input, where the block is linearized at the last token.
-
-    Raises ModelError when the blocks remember more of the other tokens than keys and values.
-    """
+    """The last tokens of several sequences at every block's input, where it is linearized, and what they attend to."""
 
     def __init__(
         self,
@@ -79,7 +45,7 @@ class LinearizationPoints:
     ) -> None:
         """sequences: (length,) token ids each. progress is called once a block and sequence of this process.
 
-        Raises ValueError without sequences.
+        Raises ValueError without sequences, ModelError when a block has no keys and values.
         """
         if not sequences:
             raise ValueError("linearizing needs at least one prompt")
@@ -87,14 +53,18 @@ class LinearizationPoints:
         self.count = len(sequences)
         self._workers = workers
         self._own = range(workers.rank, len(sequences), workers.size)
-        self._sweep = Sweep(model, [sequences[index] for index in self._own])
-        shape = (model.n_blocks + 1, *self._sweep.stream.shape)
-        self._streams = scratch_array(*shape, on_disk=model.streamed is not None, dtype=model.dtype)
-        self._streams[0] = self._sweep.stream
-        for boundary in range(1, len(self._streams)):
-            self._sweep.advance(progress)
-            self._streams[boundary] = self._sweep.stream
-            release(self._streams)
+        self._sweep = sweep = Sweep(model, [sequences[index] for index in self._own])
+        self._tapes = [KeyValueTape(len(sweep.stream), model.streamed is not None) for _ in model.blocks]
+        self._inputs = np.empty((model.n_blocks + 1, len(self._own), model.width), model.dtype)
+        self._inputs[0] = self._last_tokens()
+        for number, (block, tape) in enumerate(zip(model.blocks, self._tapes, strict=True)):
+            with argument(sweep, number, cache_name(block), tape):
+                sweep.advance(progress)
+            tape.release()
+            self._inputs[number + 1] = self._last_tokens()
+
+    def _last_tokens(self) -> NDArray[Any]:
+        return self._sweep.stream[[self._sweep.rows(index).stop - 1 for index in range(len(self._own))]]
 
     def mean(
         self,
@@ -102,42 +72,68 @@ class LinearizationPoints:
         number: int,
         part: Callable[[BlockFunction, torch.Tensor], torch.Tensor],
         progress: Callable[[], None] = lambda: None,
+        *,
+        together: int = 1,
     ) -> torch.Tensor:
-        """Return the mean over all sequences, of all processes, of what `part` makes of one block's function and input.
+        """Return the mean over all sequences, of all processes, of what `part` makes of a block's function and inputs.
 
         In float64 on the CPU. name: letters and -; together with the block's number it stands for one mean of an
-        export. progress is called once a sequence.
+        export. part gets a function (count, width) -> (count, width) of the last tokens of some sequences, each on its
+        own, and those tokens; it returns (count, ...). together: most sequences at once, where the network allows it.
+        progress is called once a sequence.
         """
+        step = together if can_separate(self.model.network) else 1
+        ready: dict[int, torch.Tensor] = {}
 
         def of(index: int) -> torch.Tensor:
-            return part(*self.function(self._own.index(index), number))
+            place = self._own.index(index)
+            if place not in ready:
+                places = range(place - place % step, len(self._own))[:step]
+                ready.update(zip(places, part(*self.function(places, number)), strict=True))
+            return ready.pop(place)
 
         with self.model.block(number):
             mean = self._workers.mean(f"{name}-{number}", self.count, of, progress)
-        release(self._streams)
+        self._tapes[number].release()
         return mean
 
-    def stream(self, index: int, boundary: int) -> torch.Tensor:
-        """Return the residual stream of one of this process's sequences at a boundary: (length, width)."""
-        return torch.tensor(self._streams[boundary][self._sweep.rows(index)], device=self.model.device)
+    def inputs(self, places: Sequence[int], boundary: int) -> torch.Tensor:
+        """Return the residual stream of the last tokens of some of this process's sequences: (count, width)."""
+        return torch.tensor(self._inputs[boundary, places], device=self.model.device)
 
     @torch.no_grad()
-    def function(self, index: int, number: int) -> tuple[BlockFunction, torch.Tensor]:
-        """Return a block as a function (width,) -> (width,) of the last token of one of this process's sequences, and
-        that token's input.
+    def function(self, places: Sequence[int], number: int) -> tuple[BlockFunction, torch.Tensor]:
+        """Return a block as a function (count, width) -> (count, width) of the last tokens of some of this process's
+        sequences, each on its own, and those tokens.
 
-        Only to be called where the block has its weights: inside model.block(number).
+        Only to be called where the block has its weights: inside model.block(number). Raises ModelError when the block
+        remembers more of the other tokens than keys and values.
         """
-        block, arguments = self.model.blocks[number], self._sweep.arguments[index][number]
-        x = self.stream(index, number)
-        tape = KeyValueTape()
-        with suppress(Recorded):
-            run_block(block, x, {**arguments, cache_name(block): tape})
-        past = FrozenPast(tape.keys[..., :-1, :], tape.values[..., :-1, :])
-        run = _as_function(block, {**last_token_arguments(arguments), cache_name(block): past})
-        if index == 0:
-            check_one_token(block, number, run(x[-1]), self.stream(index, number + 1)[-1])
-        return run, x[-1]
+        block, device = self.model.blocks[number], self.model.device
+        rows = [self._sweep.rows(place) for place in places]
+        read = (self._tapes[number].read(slice(each.start, each.stop - 1)) for each in rows)
+        past = make_past(self.model.network, [(keys.to(device), values.to(device)) for keys, values in read])
+        arguments = last_token_arguments([self._sweep.arguments[place][number] for place in places])
+        arguments[cache_name(block)] = past
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            with past.attended():
+                return run_block(block, x[:, None], arguments)[:, 0]
+
+        x = self.inputs(places, number)
+        if places[0] == 0:
+            check_one_token(block, number, run(x), self.inputs(places, number + 1))
+        return run, x
+
+
+@contextmanager
+def argument(sweep: Sweep, number: int, name: str, value: object) -> Iterator[None]:
+    """Have a block get one more argument, the same for all sequences of a sweep, in the body."""
+    for arguments in sweep.arguments:
+        arguments[number][name] = value
+    yield
+    for arguments in sweep.arguments:
+        del arguments[number][name]
 
 
 def one_token_blocks(model: LoadedModel, tokens: torch.Tensor) -> tuple[list[BlockFunction], torch.Tensor]:
@@ -146,21 +142,17 @@ def one_token_blocks(model: LoadedModel, tokens: torch.Tensor) -> tuple[list[Blo
     tokens: (length,). Returns T functions (width,) -> (width,) and a tensor (T, width): the input of each block.
     """
     points = LinearizationPoints(model, [tokens])
-    functions, inputs = zip(*(points.function(0, number) for number in range(model.n_blocks)), strict=True)
-    return list(functions), torch.stack(inputs)
+    functions, inputs = zip(*(points.function([0], number) for number in range(model.n_blocks)), strict=True)
+    return [alone(run) for run in functions], torch.cat(inputs)
 
 
-def cache_name(block: torch.nn.Module) -> str:
-    """Return what a block calls its cache. Raises ModelError for one that takes none."""
-    names = inspect.signature(block.forward).parameters
-    for name in CACHE_NAMES:
-        if name in names:
-            return name
-    raise ModelError(f"{type(block).__name__} has no cache of keys and values", remedy=ALTERNATIVE)
+def alone(run: BlockFunction) -> BlockFunction:
+    """Return a function of one token, (width,) -> (width,), from one of a single row."""
+    return lambda x: run(x[None])[0]
 
 
 def check_one_token(block: torch.nn.Module, number: int, output: torch.Tensor, expected: torch.Tensor) -> None:
-    """Raise ModelError unless a block gives the same, (width,), for the last token alone as in the whole sequence."""
+    """Raise ModelError unless a block gives the same, (count, width), for tokens alone as in their whole sequences."""
     deviation = float(torch.linalg.norm(output - expected) / torch.linalg.norm(expected))
     if not deviation < LARGEST_DEVIATION:
         raise ModelError(
@@ -170,28 +162,6 @@ def check_one_token(block: torch.nn.Module, number: int, output: torch.Tensor, e
             found=f"a relative difference of {deviation:.1g}",
             remedy=ALTERNATIVE,
         )
-
-
-def last_token_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Cut a block's keyword arguments from the whole sequence to its last token."""
-
-    def cut(name: str, value: Any) -> Any:
-        if name == "position_embeddings":
-            return tuple(part[:, -1:] for part in value)  # cos and sin: (1, length, head)
-        if name == "attention_mask" and value is not None:
-            return value[..., -1:, :]  # (1, 1, length, length)
-        if name in ("position_ids", "cache_position"):
-            return value[..., -1:]
-        return value
-
-    return {name: cut(name, value) for name, value in kwargs.items()}
-
-
-def _as_function(block: torch.nn.Module, arguments: Arguments) -> BlockFunction:
-    def run(x: torch.Tensor) -> torch.Tensor:
-        return run_block(block, x[None], arguments)[0]
-
-    return run
 
 
 def mean_jacobians(
@@ -214,13 +184,13 @@ def jacobians_at(
     model = points.model
     mean = np.empty((model.n_blocks, model.width, model.width), dtype=np.float32)
 
-    @torch.no_grad()
-    def jacobian(run: BlockFunction, x: torch.Tensor) -> torch.Tensor:
-        with products_in(precision, x.device):
-            result: torch.Tensor = jacfwd(run)(x)
-            return result
+    for number, block in enumerate(model.blocks):
 
-    for number in range(model.n_blocks):
+        @torch.no_grad()
+        def jacobian(run: BlockFunction, x: torch.Tensor, block: torch.nn.Module = block) -> torch.Tensor:
+            with products_in(precision, x.device):
+                return block_jacobian(block, alone(run), x[0])[None]
+
         mean[number] = points.mean("jacobian", number, jacobian, progress)
     return mean
 
@@ -248,10 +218,10 @@ def sensitivities_at(
         def pulled_back(run: BlockFunction, x: torch.Tensor, after: torch.Tensor = after) -> torch.Tensor:
             with products_in(precision, x.device):
                 pull = vjp(run, x)[1]
-                pulled: torch.Tensor = vmap(pull)(after.to(x))[0]
-            return pulled
+                pulled: torch.Tensor = vmap(pull)(after.to(x)[:, None].expand(-1, len(x), -1))[0]
+            return pulled.transpose(0, 1)
 
-        rows[number + 1 :, number] = points.mean("products", number, pulled_back, progress)
+        rows[number + 1 :, number] = points.mean("products", number, pulled_back, progress, together=TOGETHER)
     return rows
 
 

@@ -24,7 +24,8 @@ from edgesteer.control.options import require_option
 from edgesteer.controller import Array
 from edgesteer.dynamics import Dynamics
 from edgesteer.export.activations import collect_activations
-from edgesteer.export.jacobians import BlockFunction, LinearizationPoints
+from edgesteer.export.block_jacobian import BlockFunction
+from edgesteer.export.jacobians import LinearizationPoints, alone
 from edgesteer.export.pipeline import tokenize_all
 from edgesteer.export.weights import LoadedModel, TokenizedText
 from edgesteer.export.workers import ALONE, Workers
@@ -108,7 +109,7 @@ def factors_at(
     def products(product: BlockProduct) -> Product:
         def apply(columns: NDArray[Any]) -> NDArray[Any]:
             rows = torch.from_numpy(np.ascontiguousarray(columns.T))
-            mean = points.mean(next(names), number, lambda run, x: product(run, x, rows.to(x)), advance)
+            mean = points.mean(next(names), number, lambda run, x: product(alone(run), x[0], rows.to(x))[None], advance)
             less: NDArray[Any] = (mean - rows).numpy().T
             return less
 

@@ -19,6 +19,9 @@ from edgesteer.errors import ModelError
 from edgesteer.export.weights import LoadedModel
 from edgesteer.scratch import release, scratch_array
 
+TOKENS_AT_ONCE = 512
+"""Most tokens of several sequences that go through a block together: more gain nothing and cost memory."""
+
 Arguments = dict[str, Any]
 """A block's arguments apart from the residual stream, by name."""
 BlockCall = Callable[[torch.Tensor, Arguments], Any]
@@ -31,10 +34,13 @@ class Sweep:
     def __init__(self, model: LoadedModel, sequences: Sequence[torch.Tensor]) -> None:
         """sequences: (length,) token ids each."""
         self._model = model
-        self._ends = np.cumsum([0, *map(len, sequences)])
-        self.stream = scratch_array(
-            int(self._ends[-1]), model.width, on_disk=model.streamed is not None, dtype=model.dtype
-        )
+        lengths = [len(tokens) for tokens in sequences]
+        self._batches = batches_of(lengths)
+        """Indices of the sequences that go through a block together; their rows follow one another."""
+        order = [index for batch in self._batches for index in batch]
+        ends = np.cumsum([lengths[index] for index in order], dtype=int)
+        self._rows = {index: slice(int(end) - lengths[index], int(end)) for index, end in zip(order, ends, strict=True)}
+        self.stream = scratch_array(sum(lengths), model.width, on_disk=model.streamed is not None, dtype=model.dtype)
         self.arguments: list[list[Arguments]] = []
         """[sequence][block]"""
         self.boundary = 0
@@ -58,9 +64,12 @@ class Sweep:
         """Run the next block. progress is called once a sequence. Raises ModelError when its weights cannot be read."""
         block = self._model.blocks[self.boundary]
         with self._model.block(self.boundary):
-            for index in range(len(self)):
-                self[index] = run_block(block, self[index], self.arguments[index][self.boundary])
-                progress()
+            for batch in self._batches:  # what else a block gets is the same for all sequences of one length
+                x = torch.stack([self[index] for index in batch])
+                made = run_block(block, x, self.arguments[batch[0]][self.boundary])
+                for index, output in zip(batch, made, strict=True):
+                    self[index] = output
+                    progress()
         release(self.stream)
         self.boundary += 1
 
@@ -73,13 +82,25 @@ class Sweep:
 
     def rows(self, index: int) -> slice:
         """Return where in `stream` one sequence is."""
-        return slice(int(self._ends[index]), int(self._ends[index + 1]))
+        return self._rows[index]
+
+
+def batches_of(lengths: Sequence[int]) -> list[list[int]]:
+    """Return the indices of equal lengths in lists of at most TOKENS_AT_ONCE tokens, or of one: all indices once."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = lengths[index]
+        if batches and lengths[batches[-1][0]] == length and (len(batches[-1]) + 1) * length <= TOKENS_AT_ONCE:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
 
 
 def run_block(block: torch.nn.Module, x: torch.Tensor, arguments: Arguments) -> torch.Tensor:
-    """Return a block's output over one sequence; x: (length, width)."""
-    output = block(x[None], **arguments)
-    result: torch.Tensor = (output[0] if isinstance(output, tuple) else output)[0]
+    """Return a block's output over some sequences of one length; x: (count, length, width)."""
+    output = block(x, **arguments)
+    result: torch.Tensor = output[0] if isinstance(output, tuple) else output
     return result
 
 

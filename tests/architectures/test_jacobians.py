@@ -57,3 +57,20 @@ def test_one_token_equals_differentiating_the_whole_sequence(
     for block in range(model.n_blocks):
         expected = whole_sequence_products(model, tokens, block, cotangents)
         torch.testing.assert_close(cotangents @ jacobians[block], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_products_are_those_with_the_jacobians(architecture: str, torch_of: Callable[[str], LoadedModel]) -> None:
+    """Prompts of different lengths, one of them longer than the sliding window, share the products."""
+    import numpy as np
+    import torch
+
+    from edgesteer.control.bound import sensitivities
+    from edgesteer.export.jacobians import LinearizationPoints, mean_jacobians, sensitivities_at
+
+    model = torch_of(architecture)
+    tokens = torch.randint(3, 260, (LENGTH,), generator=torch.Generator().manual_seed(1))
+    sequences = [tokens, tokens[:5], tokens[2:], tokens[:1]]
+    probes = np.random.default_rng(0).normal(size=(model.n_blocks + 1, model.width))
+    rows = sensitivities_at(LinearizationPoints(model, sequences), probes)
+    expected = sensitivities(mean_jacobians(model, sequences), probes, range(model.n_blocks + 1))
+    np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-4)

@@ -8,7 +8,7 @@ import torch
 
 from edgesteer.control.activations import Activations
 from edgesteer.export.activations import collect_activations, residual_stream
-from edgesteer.export.sweep import Sweep
+from edgesteer.export.sweep import Sweep, batches_of
 from edgesteer.export.weights import LoadedModel, TokenizedText
 
 pytestmark = pytest.mark.torch
@@ -48,12 +48,29 @@ def test_last_boundary_gives_the_logits(model: LoadedModel, tokens: torch.Tensor
 
 
 def test_sequences_of_different_lengths_share_a_sweep(model: LoadedModel, tokens: torch.Tensor) -> None:
-    sequences = [tokens, tokens[:5], tokens[3:4]]
+    sequences = [tokens, tokens[:5], tokens[3:4], tokens.flip(0)]
     sweep = Sweep(model, sequences)
     for boundary in range(1, model.n_blocks + 1):
         sweep.advance()
         for index, sequence in enumerate(sequences):
             torch.testing.assert_close(sweep[index], residual_stream(model, sequence)[boundary])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batches"),
+    [
+        ([], []),
+        ([4], [[0]]),
+        ([4, 2, 4, 2], [[1, 3], [0, 2]]),
+        ([4, 4, 4, 4], [[0, 1, 2], [3]]),  # 12 tokens at once
+        ([20, 20], [[0], [1]]),
+    ],
+)
+def test_batches_are_of_one_length_and_not_too_long(
+    lengths: list[int], batches: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgesteer.export.sweep.TOKENS_AT_ONCE", 12)
+    assert batches_of(lengths) == batches
 
 
 def test_what_is_set_takes_the_place_of_the_stream(model: LoadedModel, tokens: torch.Tensor) -> None:

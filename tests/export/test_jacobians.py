@@ -12,7 +12,8 @@ from torch.func import jacfwd
 
 from edgesteer.control.bound import sensitivities
 from edgesteer.export.activations import residual_stream
-from edgesteer.export.jacobians import LinearizationPoints, mean_jacobians, one_token_blocks, sensitivities_at
+from edgesteer.export.block_jacobian import BlockFunction
+from edgesteer.export.jacobians import LinearizationPoints, alone, mean_jacobians, one_token_blocks, sensitivities_at
 from edgesteer.export.weights import LoadedModel
 
 pytestmark = pytest.mark.torch
@@ -28,8 +29,11 @@ def no_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
 def last_token_jacobians(model: LoadedModel, tokens: torch.Tensor) -> torch.Tensor:
     """(T, width, width) of one sequence, not rounded to float32 as the mean is."""
     points = LinearizationPoints(model, [tokens])
-    numbers = range(model.n_blocks)
-    return torch.stack([points.mean("jacobian", number, lambda run, x: jacfwd(run)(x)) for number in numbers])
+
+    def part(run: BlockFunction, x: torch.Tensor) -> torch.Tensor:
+        return jacfwd(alone(run))(x[0])[None]
+
+    return torch.stack([points.mean("jacobian", number, part) for number in range(model.n_blocks)])
 
 
 def through_the_whole_model(model: LoadedModel, tokens: torch.Tensor, block: int, x: torch.Tensor) -> torch.Tensor:
