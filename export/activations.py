@@ -45,7 +45,7 @@ def collect_activations(
     lengths = [len(each) for each in position]
     shape = (model.n_blocks + 1, sum(lengths), model.width)
     stream = scratch_array(*shape, on_disk=model.streamed is not None, dtype=model.dtype)
-    own = range(workers.rank, len(texts), workers.size)
+    own = workers.share(len(texts))
     sweep = Sweep(model, [texts[index].tokens for index in own])
 
     def keep() -> None:
@@ -54,8 +54,9 @@ def collect_activations(
         release(stream)
 
     keep()
+    advance = workers.pace(len(texts), progress)
     for _ in range(model.n_blocks):
-        sweep.advance(progress)
+        sweep.advance(advance)
         keep()
 
     def read(boundary: int) -> Array:

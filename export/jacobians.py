@@ -43,7 +43,7 @@ class LinearizationPoints:
         workers: Workers = ALONE,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """sequences: (length,) token ids each. progress is called once a block and sequence of this process.
+        """sequences: (length,) token ids each. progress is called once a block and sequence.
 
         Raises ValueError without sequences, ModelError when a block has no keys and values.
         """
@@ -52,14 +52,15 @@ class LinearizationPoints:
         self.model = model
         self.count = len(sequences)
         self._workers = workers
-        self._own = range(workers.rank, len(sequences), workers.size)
+        self._own = workers.share(len(sequences))
         self._sweep = sweep = Sweep(model, [sequences[index] for index in self._own])
         self._tapes = [KeyValueTape(len(sweep.stream), model.streamed is not None) for _ in model.blocks]
         self._inputs = np.empty((model.n_blocks + 1, len(self._own), model.width), model.dtype)
         self._inputs[0] = self._last_tokens()
+        advance = workers.pace(len(sequences), progress)
         for number, (block, tape) in enumerate(zip(model.blocks, self._tapes, strict=True)):
             with argument(sweep, number, cache_name(block), tape):
-                sweep.advance(progress)
+                sweep.advance(advance)
             tape.release()
             self._inputs[number + 1] = self._last_tokens()
 

@@ -6,6 +6,7 @@ memory anyway. This file knows no model and no concept.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -98,13 +99,27 @@ class Workers:
         if self.checkpoint:
             self.checkpoint.remove()
 
-    def _counted(self, count: int, progress: Callable[[], None]) -> Iterator[int]:
-        """Yield this process's prompts; progress is called for those of the others too, taken to be as far."""
-        counted = 0
-        for number, index in enumerate(self.share(count), start=1):
-            yield index
-            for _ in range(counted, counted := min(number * self.size, count)):
+    def pace(self, count: int, progress: Callable[[], None]) -> Callable[[], None]:
+        """Return what to call after each prompt of this process's share, over and over in the same order.
+
+        progress is called for the prompts of the others too, taken to be as far: `count` times a round of the first
+        process.
+        """
+        rounds = itertools.cycle(range(len(self.share(count))))
+
+        def advance() -> None:
+            number = next(rounds)
+            for _ in range(number * self.size, min((number + 1) * self.size, count)):
                 progress()
+
+        return advance
+
+    def _counted(self, count: int, progress: Callable[[], None]) -> Iterator[int]:
+        """Yield this process's prompts."""
+        advance = self.pace(count, progress)
+        for index in self.share(count):
+            yield index
+            advance()
 
     def _resume(self, name: str) -> tuple[Sum, set[int]]:
         """Return the sum that an earlier run left to this process, and the prompts in those of all processes."""

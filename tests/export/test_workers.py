@@ -110,6 +110,17 @@ def test_parts_are_gathered_in_order() -> None:
     assert len(steps) == 3
 
 
+def test_the_first_of_several_processes_paces_the_whole_count() -> None:
+    """7 prompts on 3 processes: the first has 0, 3 and 6, and does them in each of two rounds."""
+    steps: list[int] = []
+    advance = Workers(0, 3).pace(7, lambda: steps.append(1))
+    seen = []
+    for _ in range(6):
+        advance()
+        seen.append(len(steps))
+    assert seen == [3, 6, 7, 10, 13, 14]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 9])
 def test_shares_are_all_prompts_once(size: int) -> None:
     shares = [index for rank in range(size) for index in Workers(rank, size).share(COUNT)]
