@@ -15,7 +15,7 @@ from typing import TypeVar
 from gguf import GGUFReader
 
 from edgesteer.errors import FingerprintError, ModelError
-from edgesteer.gguf_file import metadata_value, open_gguf
+from edgesteer.gguf_file import metadata_value, open_gguf, shards_of
 
 TOKEN_SAMPLES = 2048
 """Token texts that the tokenizer's digest looks at: few enough to ask llama.cpp for at every start."""
@@ -89,18 +89,20 @@ def tokenizer_digest(n_tokens: int, token_text: Callable[[int], bytes]) -> str:
 
 
 def fingerprint_of_gguf(path: str | os.PathLike[str]) -> Fingerprint:
-    """Read the fingerprint of a base model's GGUF, the sha256 of the whole file included.
+    """Read the fingerprint of a base model's GGUF, the sha256 of the whole file or of all its shards included.
 
-    Raises ModelError when the file is missing, truncated, corrupt, or lacks what identifies a model.
+    Raises ModelError when a file is missing, truncated, corrupt, or lacks what identifies a model.
     """
-    with open_gguf(path, ModelError, "Download the model again.") as reader:
+    remedy = "Download the model again."
+    with open_gguf(path, ModelError, remedy) as reader:
+        shards = shards_of(path, reader, ModelError, remedy)
         architecture = _required(reader, "general.architecture", str)
         return Fingerprint(
             architecture=architecture,
             n_blocks=_required(reader, f"{architecture}.block_count", int),
             width=_required(reader, f"{architecture}.embedding_length", int),
             tokenizer_sha256=_tokenizer_of(reader),
-            model_sha256=sha256_of_file(path),
+            model_sha256=sha256_of_file(path) if len(shards) == 1 else sha256_of_files(shards),
             model_name=metadata_value(reader, "general.name") or Path(path).stem,
         )
 

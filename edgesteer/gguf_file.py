@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFReader, GGUFValueType, GGUFWriter
+from gguf import GGUFReader, GGUFValueType, GGUFWriter, ReaderTensor
 from numpy.typing import DTypeLike, NDArray
 
 from edgesteer.errors import EdgeSteerError
@@ -84,6 +85,39 @@ def metadata_value(reader: GGUFReader, key: str) -> Any:
     """Return a key's value (str, bool, int, float or a list of them), or None when there is no such key."""
     field = reader.get_field(key)
     return None if field is None else field.contents()
+
+
+def shards_of(
+    path: str | os.PathLike[str], reader: GGUFReader, failure: type[EdgeSteerError], remedy: str
+) -> list[Path]:
+    """Return the files of a GGUF, itself alone or the first of those that it was split into.
+
+    Raises `failure` when it is not the first of them, is not named as llama.cpp finds them, or one is missing.
+    """
+    path, count = Path(path), metadata_value(reader, "split.count") or 1
+    if count == 1:
+        return [path]
+    ending = f"-00001-of-{count:05}.gguf"
+    if not path.name.endswith(ending):
+        raise failure("not the first file of a split GGUF", expected=f"a name that ends in {ending}", found=path.name)
+    stem = path.name.removesuffix(ending)
+    shards = [path.with_name(f"{stem}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
+    for shard in shards:
+        if not shard.is_file():
+            raise failure("a shard is missing", expected=shard.name, remedy=remedy)
+    return shards
+
+
+def tensors_of(
+    path: str | os.PathLike[str], reader: GGUFReader, failure: type[EdgeSteerError], remedy: str
+) -> list[tuple[Path, ReaderTensor]]:
+    """Return the tensors of a GGUF in all its shards, each with its file. Raises as shards_of and open_gguf do."""
+    first, *others = shards_of(path, reader, failure, remedy)
+    found = [(first, tensor) for tensor in reader.tensors]
+    for shard in others:
+        with open_gguf(shard, failure, remedy) as other:
+            found += [(shard, tensor) for tensor in other.tensors]
+    return found
 
 
 def copy_tensors(reader: GGUFReader) -> dict[str, NDArray[Any]]:

@@ -6,17 +6,18 @@ computation is put in here, or refused: a model that differs from llama.cpp's in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGUFReader
+from gguf import GGUFReader, ReaderTensor
 from numpy.typing import NDArray
 
 from edgesteer.errors import ModelError
 from edgesteer.export.architectures import check_configuration
-from edgesteer.gguf_file import metadata_value, open_gguf
+from edgesteer.gguf_file import metadata_value, open_gguf, tensors_of
 
 SETTINGS = {
     "context_length": "max_position_embeddings",
@@ -45,15 +46,17 @@ def read_configuration(path: Path) -> Any:
 
     if path.is_file():
         config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
-        with open_gguf(path, ModelError, "Download the model again.") as reader:
-            complete(config, reader)
+        remedy = "Download the model again."
+        with open_gguf(path, ModelError, remedy) as reader:
+            tensors = tensors_of(path, reader, ModelError, remedy)
+            complete(config, reader, {tensor.name: tensor for _, tensor in tensors})
     else:
         config = AutoConfig.from_pretrained(str(path))
     check_configuration(config, path)
     return config
 
 
-def complete(config: Any, reader: GGUFReader) -> None:
+def complete(config: Any, reader: GGUFReader, tensors: Mapping[str, ReaderTensor]) -> None:
     """Set what transformers leaves out. Raises ModelError for what no setting can express."""
     architecture = metadata_value(reader, "general.architecture")
     if metadata_value(reader, f"{architecture}.expert_count") and not hasattr(config, "num_experts"):
@@ -68,12 +71,13 @@ def complete(config: Any, reader: GGUFReader) -> None:
         by_head = config.num_hidden_layers != GEMMA_27B_BLOCKS[architecture]
         config.query_pre_attn_scalar = config.head_dim if by_head else config.hidden_size // config.num_attention_heads
     if getattr(config, "rope_parameters", None):
-        complete_rotation(config, architecture, reader)
+        complete_rotation(config, architecture, reader, tensors)
 
 
-def complete_rotation(config: Any, architecture: str, reader: GGUFReader) -> None:
+def complete_rotation(
+    config: Any, architecture: str, reader: GGUFReader, tensors: Mapping[str, ReaderTensor]
+) -> None:
     """Set how RoPE is stretched for long texts; llama.cpp stretches only the blocks that see everything."""
-    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
     scaling = metadata_value(reader, f"{architecture}.rope.scaling.type") or "none"
     rope: dict[str, Any] = config.rope_parameters.get("full_attention", config.rope_parameters)
     if scaling == "linear":
@@ -81,8 +85,9 @@ def complete_rotation(config: Any, architecture: str, reader: GGUFReader) -> Non
     elif scaling != "none" or "rope_factors_long.weight" in tensors:
         raise ModelError("transformers does not read how this GGUF stretches RoPE", found=scaling, remedy=USE_A_FOLDER)
     elif "rope_freqs.weight" in tensors:
-        rope |= {"rope_type": "llama3", "factor": float(tensors["rope_freqs.weight"].max()), **LLAMA3_ROPE}
-        if not np.allclose(llama3_divisors(rope, 2 * tensors["rope_freqs.weight"].size), tensors["rope_freqs.weight"]):
+        divisors = tensors["rope_freqs.weight"].data
+        rope |= {"rope_type": "llama3", "factor": float(divisors.max()), **LLAMA3_ROPE}
+        if not np.allclose(llama3_divisors(rope, 2 * divisors.size), divisors):
             raise ModelError("rope_freqs.weight is not as in Llama 3", remedy=USE_A_FOLDER)
 
 

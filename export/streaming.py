@@ -1,7 +1,7 @@
 """Weights that stay on the disk: one part of the network at a time is read, dequantized to float32 and dropped again.
 
-Two kinds of files hold the tensors, a GGUF and the safetensors shards of a Hugging Face folder; the values are those
-that transformers gives the whole model. This file knows no prompts.
+Two kinds of files hold the tensors, those of a GGUF and the safetensors shards of a Hugging Face folder; the values
+are those that transformers gives the whole model. This file knows no prompts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gguf import GGUFReader, ReaderTensor, dequantize
 from torch import nn
 
 from edgesteer.errors import ModelError
+from edgesteer.gguf_file import tensors_of
 
 Tensors = dict[str, torch.Tensor]
 
@@ -43,8 +44,8 @@ class WeightFiles(Protocol):
         ...
 
 
-class GgufFile:
-    """The tensors of a GGUF, in transformers' names and layout."""
+class GgufFiles:
+    """The tensors of a GGUF, split or not, in transformers' names and layout."""
 
     def __init__(self, path: Path, network: Any) -> None:
         from transformers.modeling_gguf_pytorch_utils import (
@@ -54,49 +55,49 @@ class GgufFile:
             load_gguf_checkpoint,
         )
 
-        self._path = path
         reader = GGUFReader(path)
         architecture = str(reader.fields["general.architecture"].contents())
         config = load_gguf_checkpoint(str(path))["config"]  # type: ignore[no-untyped-call]
         processor: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)
         self._processor: Any = processor(config=config)
         self._names: dict[str, str] = get_gguf_hf_weights_map(network, self._processor)
-        self._tensors = [tensor for tensor in reader.tensors if self._name(tensor) is not None]
-        for kind in {tensor.tensor_type: tensor for tensor in self._tensors}.values():
-            self._dequantize(kind, kind.data.reshape(-1, kind.data.shape[-1])[:1])  # now: after hours it is too late
+        tensors = tensors_of(path, reader, ModelError, AGAIN)
+        self._tensors = [(file, tensor) for file, tensor in tensors if self._name(tensor) is not None]
+        for file, kind in {tensor.tensor_type: (file, tensor) for file, tensor in self._tensors}.values():
+            self._dequantize(file, kind, kind.data.reshape(-1, kind.data.shape[-1])[:1])  # after hours it is too late
 
     def names(self) -> set[str]:
-        return {str(self._name(tensor)) for tensor in self._tensors}
+        return {str(self._name(tensor)) for _, tensor in self._tensors}
 
     def read(self, prefix: str) -> Tensors:
         found: Tensors = {}
-        for tensor in self._tensors:
+        for file, tensor in self._tensors:
             if str(self._name(tensor)).startswith(prefix):
                 # Read and not mapped: pages of a mapping would count as resident as long as the file is open.
-                raw = np.fromfile(self._path, tensor.data.dtype, tensor.data.size, offset=tensor.data_offset)
+                raw = np.fromfile(file, tensor.data.dtype, tensor.data.size, offset=tensor.data_offset)
                 if raw.size < tensor.data.size:
                     found_end = f"no end of {tensor.name}"
-                    raise ModelError("file is truncated", where=self._path, found=found_end, remedy=AGAIN)
-                self._process(tensor, self._dequantize(tensor, raw.reshape(tensor.data.shape)), found)
+                    raise ModelError("file is truncated", where=file, found=found_end, remedy=AGAIN)
+                self._process(tensor, self._dequantize(file, tensor, raw.reshape(tensor.data.shape)), found)
         return found
 
     def rows(self, name: str, indices: torch.Tensor) -> torch.Tensor:
-        tensor = next(each for each in self._tensors if self._name(each) == name)
+        file, tensor = next((file, each) for file, each in self._tensors if self._name(each) == name)
         found: Tensors = {}
-        self._process(tensor, self._dequantize(tensor, tensor.data[indices.numpy()]), found)
+        self._process(tensor, self._dequantize(file, tensor, tensor.data[indices.numpy()]), found)
         return found[name]
 
     def _name(self, tensor: ReaderTensor) -> str | None:
         """Return transformers' name of a tensor; experts are mapped without their suffix."""
         return self._names.get(tensor.name) or self._names.get(tensor.name.removesuffix(".weight"))
 
-    def _dequantize(self, tensor: ReaderTensor, data: np.ndarray) -> np.ndarray:
+    def _dequantize(self, file: Path, tensor: ReaderTensor, data: np.ndarray) -> np.ndarray:
         try:
             return dequantize(data, tensor.tensor_type)
         except NotImplementedError as error:
             raise ModelError(
                 "unknown quantization type",
-                where=self._path,
+                where=file,
                 found=f"{tensor.tensor_type.name} of {tensor.name}",
                 remedy="Use another quantization of this model.",
             ) from error
@@ -207,6 +208,11 @@ class StreamedWeights:
             yield numbers.to(self.device)
         finally:
             module.weight = empty
+
+    def load_all(self, blocks: nn.ModuleList) -> None:
+        """Read all that is not in memory, for good. Raises ModelError when it cannot be read."""
+        for module in (*blocks, self.network.get_input_embeddings(), self.network.get_output_embeddings()):
+            module.load_state_dict(self._of(module), strict=False, assign=True)
 
     def _of(self, module: nn.Module) -> Tensors:
         """Return a module's tensors by their names in it."""

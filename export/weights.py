@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from edgesteer.export.architectures import find_blocks, llama_cpp_name
 from edgesteer.export.configuration import USE_A_FOLDER, read_configuration
 from edgesteer.export.devices import choose_device
 from edgesteer.export.memory import reuse_freed_memory
-from edgesteer.export.streaming import GgufFile, SafetensorsFolder, StreamedWeights, stream_weights
+from edgesteer.export.streaming import GgufFiles, SafetensorsFolder, StreamedWeights, stream_weights
 from edgesteer.fingerprint import Fingerprint, fingerprint_of_gguf, sha256_of_files, tokenizer_digest
 from edgesteer.tokens import tokenize_example
 
@@ -126,12 +127,16 @@ def load_model(path: Path, options: LoadOptions | None = None) -> LoadedModel:
         tokenizer = AutoTokenizer.from_pretrained(source[0], **source[1])
         network = empty_network(config)
         streams = options.stream == "always" or (options.stream == "auto" and not fits_in_memory(network))
-        if not streams:
+        split = bool(of_file) and bool(re.search(r"-of-\d{5}\.gguf$", path.name))  # transformers reads one file of it
+        if not streams and not split:
             network = whole_network(config, *source).to(device)
     blocks, streamed = find_blocks(network, path), None
-    if streams:
-        files = GgufFile(path, network) if of_file else SafetensorsFolder(path)
+    if streams or split:
+        files = GgufFiles(path, network) if of_file else SafetensorsFolder(path)
         streamed = stream_weights(network, blocks, files, path, device)
+    if streamed and not streams:
+        streamed.load_all(blocks)
+        streamed = None
     fingerprint = of_file or fingerprint_of_folder(path, network, tokenizer)
     return LoadedModel(network, tokenizer, blocks, chat_template(tokenizer), fingerprint, device, streamed)
 

@@ -227,8 +227,8 @@ def make_tokenizer() -> Any:
 # ---- GGUF ----
 
 
-def write_gguf(path: Path, network: Any, architecture: Architecture) -> None:
-    with closing(GGUFWriter(path, architecture.gguf)) as writer:
+def write_gguf(path: Path, network: Any, architecture: Architecture, *, split_max_tensors: int = 0) -> None:
+    with closing(GGUFWriter(path, architecture.gguf, split_max_tensors=split_max_tensors)) as writer:
         add_sizes(writer, network.config)
         add_options(writer, network.config)
         add_vocabulary(writer)

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,21 +32,30 @@ pytestmark = pytest.mark.torch
 
 STREAM = LoadOptions(stream="always", device="cpu")
 TOKENS = torch.arange(30, 50)
-KINDS = ("F32", "Q8_0", "folder", "shards", "bfloat16", "gemma3")
+KINDS = ("F32", "split", "Q8_0", "folder", "shards", "bfloat16", "gemma3")
 
 
 @pytest.fixture(scope="module")
-def sources(tiny_model: Any, tiny_torch: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def sources(
+    tiny: ModuleType, tiny_model: Any, tiny_torch: LoadedModel, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Models by the kind of their files; the last has a tied, scaled embedding and windows."""
     folder = tmp_path_factory.mktemp("sources")
     return {
         "F32": tiny_model.gguf,
+        "split": split(tiny, tiny_torch.network, folder / "split.gguf"),
         "Q8_0": quantized(tiny_model.gguf, folder / "q8_0.gguf"),
         "folder": tiny_model.folder,
         "shards": saved(tiny_model, folder / "shards", tiny_torch.network, max_shard_size="20KB"),
         "bfloat16": saved(tiny_model, folder / "half", half_of(tiny_model)),
         "gemma3": saved(tiny_model, folder / "gemma3", tied_network(tiny_torch.network.config.vocab_size)),
     }
+
+
+def split(tiny: ModuleType, network: Any, path: Path) -> Path:
+    """Write a GGUF in several files and return the first."""
+    tiny.write_gguf(path, network, tiny.ARCHITECTURES["llama"], split_max_tensors=15)
+    return min(path.parent.glob(f"{path.stem}-*.gguf"))
 
 
 def quantized(model: Path, output: Path) -> Path:
@@ -231,6 +240,48 @@ def test_missing_tensor_is_refused_before_anything_is_computed(shards: Path) -> 
     (shards / INDEX).write_text(json.dumps(index), "utf-8")
     with pytest.raises(ModelError, match=r"a tensor is missing; expected model\.layers\.3"):
         load_model(shards, STREAM)
+
+
+@pytest.fixture
+def split_gguf(sources: dict[str, Path], tmp_path: Path) -> list[Path]:
+    """Copies of the files of a split GGUF."""
+    first = sources["split"]
+    return [Path(shutil.copy(file, tmp_path)) for file in sorted(first.parent.glob("split-*.gguf"))]
+
+
+@pytest.mark.parametrize("stream", ["always", "never"])
+def test_split_gguf_equals_the_one_file(sources: dict[str, Path], stream: str) -> None:
+    whole, loaded = load_model(sources["F32"]), load_model(sources["split"], LoadOptions(stream, "cpu"))
+    assert (loaded.streamed is not None) == (stream == "always")
+    assert not loaded.fingerprint.mismatch(whole.fingerprint)
+    assert torch.equal(residual_stream(loaded, TOKENS), residual_stream(whole, TOKENS))
+
+
+@pytest.mark.llama
+def test_llama_cpp_takes_a_split_gguf_for_the_same_model(sources: dict[str, Path]) -> None:
+    from edgesteer.runtime.model import LlamaModel
+
+    with LlamaModel(sources["split"]) as model:
+        assert not load_model(sources["split"]).fingerprint.mismatch(model.fingerprint)
+
+
+def test_missing_file_of_a_split_gguf_is_refused(split_gguf: list[Path]) -> None:
+    assert len(split_gguf) == 3
+    split_gguf[1].unlink()
+    with pytest.raises(ModelError, match=rf"{split_gguf[0].name}: a shard is missing; expected {split_gguf[1].name}"):
+        load_model(split_gguf[0], STREAM)
+
+
+def test_truncated_file_of_a_split_gguf_is_refused(split_gguf: list[Path]) -> None:
+    split_gguf[2].write_bytes(split_gguf[2].read_bytes()[:-100])
+    with pytest.raises(ModelError, match=rf"{split_gguf[2].name}: file is truncated or corrupt"):
+        load_model(split_gguf[0], STREAM)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_other_files_of_a_split_gguf_are_no_model(split_gguf: list[Path], number: int) -> None:
+    with pytest.raises(ModelError, match=r"not the first file of a split GGUF; expected .* ends in -00001-of-"):
+        load_model(split_gguf[number], STREAM)
 
 
 def with_type(gguf: Path, tensor: str, kind: int, output: Path) -> Path:
