@@ -6,6 +6,7 @@ torch, transformers and llama.cpp are imported by the fixtures that need them, s
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -27,10 +28,28 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Warnings are errors, but for those that a dependency causes by itself. Ctrl-C works in what tests start."""
+    """Warnings are errors, but for those that a dependency causes by itself. Ctrl-C works in what tests start.
+
+    Each process of pytest-xdist has one core: threads that share cores take several times as long.
+    """
+    if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to a job in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("filterwarnings", "ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With pytest-xdist, a process runs whole files, and one all that needs the slowest fixture, which comes first."""
+
+    def needs_smollm2(item: pytest.Item) -> bool:
+        return "smollm2_torch" in getattr(item, "fixturenames", ())
+
+    items.sort(key=lambda item: not needs_smollm2(item))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("smollm2" if needs_smollm2(item) else str(item.path)))
 
 
 # ---- modules of this folder, which is not on the import path ----

@@ -14,7 +14,7 @@ from edgesteer.concept import Example, load_neutral
 from edgesteer.dynamics import Dynamics
 from edgesteer.errors import SteeringError
 from edgesteer.export.activations import residual_stream
-from edgesteer.export.jacobians import LinearizationPoints, jacobians_at, mean_jacobians
+from edgesteer.export.jacobians import LinearizationPoints, alone, jacobians_at, mean_jacobians
 from edgesteer.export.linearize import LinearizeOptions, factors_at, linearize
 from edgesteer.export.pipeline import tokenize_all
 from edgesteer.export.weights import LoadedModel
@@ -61,7 +61,8 @@ def test_low_rank_factors_are_nearly_the_best(model: LoadedModel, tokens: torch.
 def test_blocks_of_a_real_model_lose_what_the_exact_spectrum_says(smollm2_torch: LoadedModel, number: int) -> None:
     text = tokenize_all(smollm2_torch, NEUTRAL[:1])[0]
     points = LinearizationPoints(smollm2_torch, [text.tokens])
-    change = points.mean("exact", number, lambda run, x: jacfwd(run)(x)).numpy() - np.eye(smollm2_torch.width)
+    exact = points.mean("exact", number, lambda run, x: jacfwd(alone(run))(x[0])[None])
+    change = exact.numpy() - np.eye(smollm2_torch.width)
     left, right, energy = factors_at(points, number, LinearizeOptions(rank=96))
     sizes = np.linalg.svd(change, compute_uv=False)
     best = np.sqrt(np.sum(sizes[96:] ** 2))
