@@ -21,7 +21,7 @@ demo: .venv/demo.stamp
 # Threads that wait must not spin: with the cores shared, as in CI, they take the time of those that work.
 test: export OMP_WAIT_POLICY = PASSIVE
 test: lint
-	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev.stamp build/typing
 	$(BIN)/ruff check .

@@ -27,29 +27,21 @@ if TYPE_CHECKING:
     from edgesteer.runtime.model import LlamaModel
 
 
+WORKER = "PYTEST_XDIST_WORKER"
+"""What names one of several processes, gw0, gw1, ..., in its environment."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Warnings are errors, but for those that a dependency causes by itself. Ctrl-C works in what tests start.
 
     Each process of pytest-xdist has one core: threads that share cores take several times as long.
     """
-    if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    if (worker := os.environ.get(WORKER)) and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to a job in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("filterwarnings", "ignore:.torch.jit.script. is deprecated:DeprecationWarning")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist, a process runs whole files, and one all that needs the slowest fixture, which comes first."""
-
-    def needs_smollm2(item: pytest.Item) -> bool:
-        return "smollm2_torch" in getattr(item, "fixturenames", ())
-
-    items.sort(key=lambda item: not needs_smollm2(item))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("smollm2" if needs_smollm2(item) else str(item.path)))
 
 
 # ---- modules of this folder, which is not on the import path ----
@@ -227,14 +219,26 @@ def smollm2_torch(smollm2: Path) -> LoadedModel:
 
 @pytest.fixture(scope="session")
 def smollm2_sidecar(
-    smollm2_torch: LoadedModel, no_progress: NoProgress, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, no_progress: NoProgress, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The built-in concept `ocean` for SmolLM2, from fewer linearizations than by default. Takes about 40 s."""
+    """The built-in concept `ocean` for SmolLM2, from fewer linearizations than by default. Takes about 40 s.
+
+    The processes of pytest-xdist share it.
+    """
+    from filelock import FileLock
+
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if WORKER in os.environ else folder
+    path = folder / "ocean.gguf"
+    with FileLock(folder / "ocean.lock"):
+        if not path.exists():
+            write_sidecar(path, exported(request.getfixturevalue("smollm2_torch"), no_progress))
+    return path
+
+
+def exported(model: LoadedModel, no_progress: NoProgress) -> Sidecar:
     from edgesteer.export.pipeline import ExportOptions, export_controller
 
     concept = load_concept(resolve_concept("ocean"))
-    options = ExportOptions(jacobian_prompts=4)
-    controller = export_controller(smollm2_torch, concept, load_neutral(), options, no_progress)
-    path = tmp_path_factory.mktemp("sidecars") / "ocean.gguf"
-    write_sidecar(path, Sidecar(smollm2_torch.fingerprint, {controller.name: controller}))
-    return path
+    controller = export_controller(model, concept, load_neutral(), ExportOptions(jacobian_prompts=4), no_progress)
+    return Sidecar(model.fingerprint, {controller.name: controller})
