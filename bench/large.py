@@ -32,8 +32,8 @@ from edgesteer.export.pipeline import ExportOptions, export_controller, tokenize
 from edgesteer.export.weights import LoadOptions, load_model
 
 STREAM = LoadOptions(stream="always", device="cpu")
-PROMPTS, NEUTRAL, TOKENS = 2, 2, 24
-"""Texts to linearize at, neutral texts, and the tokens of each; each pole has twice as many texts."""
+PROMPTS, NEUTRAL, TOKENS = 16, 2, 24
+"""Texts to linearize at, neutral texts, and the tokens of each; each pole has half as many texts as the first."""
 WIDTHS, LENGTHS = (512, 1024, 2048, 4096), (16, 64, 256)
 CURVE_BLOCKS, CURVE_WIDTH = 2, 1024
 
@@ -145,7 +145,7 @@ def export(path: Path, shape: Shape) -> None:
     watch = Stopwatch()
     watch.stage("loading", 1)
     model = load_model(path, STREAM)
-    concept = ConceptSet("noise", "up", "down", texts_of(2 * PROMPTS, 1), texts_of(2 * PROMPTS, 2), "00" * 32)
+    concept = ConceptSet("noise", "up", "down", texts_of(PROMPTS // 2, 1), texts_of(PROMPTS // 2, 2), "00" * 32)
     # The dial of random weights says nothing: few levels of it are enough, and all of them would take 17 passes.
     options = ExportOptions(cost="feature", jacobian_prompts=PROMPTS, dial_nats=1e-6, safe_nats=1e-6)
     export_controller(model, concept, texts_of(NEUTRAL, 3), options, watch)

@@ -40,7 +40,7 @@ def page(runs: Sequence[Run], command: str) -> str:
     parts = [PREFACE.format(command=command), "## Judges", table(*judge_table(runs))]
     for model in models:
         chosen = [run for run in runs if run.model == model]
-        parts += [f"## {model}", "### What was aimed at", table(*target_table(chosen))]
+        parts += [f"## {model}", size_of(chosen), "### What was aimed at", table(*target_table(chosen))]
         for measure in MEASURES:
             parts += [f"### Cost at the static vector's effect, by {measure}", table(*cost_table(chosen, measure))]
         parts += ["### Regulation and dial", table(*regulation_table(chosen))]
@@ -58,8 +58,9 @@ the same prompts and seeds. *static*: the difference of the class means added at
 middle third; *decay*: the static vector with an effort that falls off over tokens; *pca*: repeng's directions;
 *closed*: `lqr` with the outer loop; *closed-static*: the static vector with it; *closed-kick*, *kick-static*: the same
 two with a reserve that empties in three tokens. *best closed*: of these four the one that is cheapest over all concepts
-on half of the prompts, measured on the other half, and the other way round. Intervals hold at 95 %, bootstrapped over
-prompts."""
+on half of the prompts, measured on the other half, and the other way round. In the tables of what was aimed at, bold is
+what was reached, and *3 of 9* counts the concepts in which both arms come to the effect. Intervals hold at
+95 %, bootstrapped over prompts."""
 
 
 LIMITS = """\
@@ -81,6 +82,14 @@ LIMITS = """\
   whitened by the output's Fisher information.
 - *The reserve is an option* (`--fade-tokens`), not the default: a push that ends cannot take a topic out of a
   prompt that keeps bringing it back. `edgesteer tune` chooses between the forms for a model and concept."""
+
+
+def size_of(runs: Sequence[Run]) -> str:
+    """Return a sentence on how much was generated."""
+    prompts = [len({record.prompt for record in run.records}) for run in runs]
+    texts = sum(len(run.records) for run in runs)
+    least, most = min(prompts), max(prompts)
+    return f"{len(runs)} concepts, {least if least == most else f'{least} to {most}'} prompts each, {texts} texts."
 
 
 def judge_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
@@ -148,41 +157,46 @@ def half(curve: Curve, number: int) -> Curve:
 
 
 def target_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
-    """What the closed loop was to reach, and what it reached. Effects are the judge's mean scores."""
+    """What the closed loop was to reach, and what each form of it reached. Effects are the judge's mean scores."""
     curves = [curves_of(run, "mean") for run in runs]
-    rows = []
-    for budget in BUDGETS:
-        halves = best_halves([each for _, each in curves], budget)
-        pairs = [each.pair for each in halves]
-        for rival, wanted in (("static", 0.5), ("decay", 1.0)):
-            rivals = None if rival == "static" else [each.decay for each in halves]
-            found = pooled_price(pairs, budget, rivals)
-            what = f"best closed: cost over that of *{rival}* at the effect of static at +{budget:g} nats"
-            rows.append([what, f"at most {wanted:g}", interval(found.share), reached(found.share.value <= wanted)])
-    for arm in LOOPS:
-        rows += regulation_rows(runs, curves, arm)
-    return ("", "wanted", "found", "reached"), rows
-
-
-def regulation_rows(
-    runs: Sequence[Run], curves: Sequence[tuple[list[str], dict[str, Curve]]], arm: str
-) -> list[list[str]]:
-    found = regulation_of(runs, curves, arm)
-    ranks = min(found.ranks.values())
-    return [
-        [f"{arm}: spread over prompts, over that of *static* at its effect", "at most 0.5", number(found.spread),
-         reached(found.spread <= 0.5)],
-        [f"{arm}: cost of prompts on target", "at most 0.02", interval(found.on_target, 3),
-         reached(found.on_target.value <= 0.02)],
-        [f"{arm}: share of the effect at half the level", "0.5", number(found.half), ""],
-        [f"{arm}: least rank correlation of strength and effect", "at least 0.95", number(ranks),
-         reached(ranks >= 0.95)],
-        [f"{arm}: broken texts at the safe end", "0 %", percent(found.broken), reached(found.broken == 0)],
+    rows = [
+        price_row([each for _, each in curves], rival, wanted, budget)
+        for budget in BUDGETS
+        for rival, wanted in (("static", 0.5), ("decay", 1.0))
+    ]
+    found = [regulation_of(runs, curves, arm) for arm in LOOPS]
+    least = [min(each.ranks.values()) for each in found]
+    rows += [
+        ["spread over prompts, over that of *static* at its effect", "at most 0.5", "",
+         *(cell(number(each.spread), each.spread <= 0.5) for each in found)],
+        ["cost of prompts on target", "at most 0.02", "",
+         *(cell(interval(each.on_target, 3), each.on_target.value <= 0.02) for each in found)],
+        ["share of the effect at half the level", "0.5", "", *(number(each.half) for each in found)],
+        ["least rank correlation of strength and effect", "at least 0.95", "",
+         *(cell(number(rank), rank >= 0.95) for rank in least)],
+        ["broken texts at the safe end", "0 %", "", *(cell(percent(each.broken), each.broken == 0) for each in found)],
     ]  # fmt: skip
+    return ("", "wanted", "best closed", *LOOPS), rows
 
 
-def reached(is_so: bool) -> str:
-    return "yes" if is_so else "no"
+def price_row(curves: Sequence[Mapping[str, Curve]], rival: str, wanted: float, budget: float) -> list[str]:
+    """Return what each form of the loop pays for the effect of the static vector, over what a rival pays for it."""
+    halves = best_halves(curves, budget)
+    decay = None if rival == REFERENCE else [half.decay for half in halves]
+    found = [pooled_price([half.pair for half in halves], budget, decay)]
+    for arm in LOOPS:
+        rivals = None if rival == REFERENCE else [each[rival] for each in curves]
+        found.append(pooled_price([(each[REFERENCE], each[arm]) for each in curves], budget, rivals))
+    what = f"cost over that of *{rival}* at the effect of static at +{budget:g} nats"
+    counts = [found[0].reached / 2, *(each.reached for each in found[1:])]  # the best one is measured on halves
+    shares = [f"{interval(each.share)}, {count:g} of {len(curves)}" for each, count in zip(found, counts, strict=True)]
+    cells = [cell(share, each.share.value <= wanted) for share, each in zip(shares, found, strict=True)]
+    return [what, f"at most {wanted:g}", *cells]
+
+
+def cell(text: str, is_reached: bool) -> str:
+    """Return a number that was to be reached, in bold where it was."""
+    return f"**{text}**" if is_reached else text
 
 
 class Regulated(NamedTuple):
