@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from edgesteer.errors import ModelError
@@ -43,12 +44,13 @@ class KeyValueTape:
         self._length = length
         self._on_disk = on_disk
         self._next = 0
+        self._kept: list[NDArray[Any]] = []
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         parts = [part.transpose(1, 2).flatten(0, 1).numpy(force=True) for part in (keys, values)]  # (rows, heads, size)
-        if not self._next:
+        if not self._kept:
             self._kept = [
                 scratch_array(self._length, *part.shape[1:], on_disk=self._on_disk, dtype=part.dtype) for part in parts
             ]

@@ -15,6 +15,7 @@ from edgesteer.export.activations import residual_stream
 from edgesteer.export.block_jacobian import BlockFunction
 from edgesteer.export.jacobians import LinearizationPoints, alone, mean_jacobians, one_token_blocks, sensitivities_at
 from edgesteer.export.weights import LoadedModel
+from edgesteer.export.workers import Workers
 
 pytestmark = pytest.mark.torch
 
@@ -107,6 +108,11 @@ def test_progress_counts_the_sequences_at_each_block(model: LoadedModel, tokens:
 def test_mean_of_no_sequences_is_refused(model: LoadedModel) -> None:
     with pytest.raises(ValueError, match="at least one prompt"):
         mean_jacobians(model, [])
+
+
+def test_a_process_without_a_prompt_has_no_points(model: LoadedModel, tokens: torch.Tensor) -> None:
+    points = LinearizationPoints(model, [tokens], Workers(rank=1, size=2))
+    assert points.inputs([], 0).shape == (0, model.width)
 
 
 def test_model_is_left_as_it_was(model: LoadedModel, tokens: torch.Tensor) -> None:
