@@ -267,7 +267,7 @@ def main() -> None:
             for ended in [pool.submit(in_process, name, "texts", options.threads) for name in options.models]:
                 ended.result().check_returncode()
         runs = [run for name in options.models for run in sweeps(name, options)]
-        options.output.write_text(page(runs, f"make results DATA={options.data.name}"), encoding="utf-8")
+        options.output.write_text(page(runs, "make results DATA=FOLDER"), encoding="utf-8")
 
 
 def in_process(name: str, step: str, threads: int) -> subprocess.CompletedProcess[bytes]:
