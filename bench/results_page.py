@@ -74,8 +74,8 @@ LIMITS = """\
 - *Cost.* The regulator with a reserve, *closed-kick*, pays less than the static vector and less than the decaying one
   in every row of both models; half of the static vector's cost, which was wanted, it comes near on one of them.
 - *Prompts on target.* With a reserve, they pay nothing that these texts could show (the static vector: 0.5 to 0.6
-  nats), and fewer texts break than without it. The loop alone keeps pushing, because a text that was steered towards a tone rarely
-  reads as far from neutral as its reference asks for.
+  nats), and fewer texts break than without it. The loop alone keeps pushing, because a text that was steered towards a
+  tone rarely reads as far from neutral as its reference asks for.
 - *Why it is not half everywhere.* A static vector is cheap where the concept is a tone: a push of some tokens alone
   then costs more for the same effect than a weaker push of all of them. Where it is a topic, letting go early pays,
   but a vector that decays by itself has most of that gain.
@@ -84,8 +84,8 @@ LIMITS = """\
   deviation of 0.2 to 0.3 over texts of one kind.
 - *The dial.* With one text a prompt, neighbouring strengths often change places, and a rank correlation over five of
   them falls below 0.95 by one such change. Civility and extraversion start near the top (0.73 to 0.89 unsteered), and
-  refusal hardly moves in models of this size, whatever steers it. `edgesteer tune` measures on a model where text breaks; here the ends of the dial are those of
-  the exporter, by divergence on neutral text, and some texts break at them.
+  refusal hardly moves in models of this size, whatever steers it. `edgesteer tune` measures on a model where text breaks;
+  here the ends of the dial are those of the exporter, by divergence on neutral text, and some texts break at them.
 - *`a-lqr` and `pid`* break Gemma's text well inside of the range that neutral text gave them.
 - *Tried without gain*: relay-like loops, fast attack with slow release, pushes of a single token, directions
   whitened by the output's Fisher information.
