@@ -84,8 +84,8 @@ LIMITS = """\
   deviation of 0.2 to 0.3 over texts of one kind.
 - *The dial.* With one text a prompt, neighbouring strengths often change places, and a rank correlation over five of
   them falls below 0.95 by one such change. Civility and extraversion start near the top (0.73 to 0.89 unsteered), and
-  refusal hardly moves in models of this size, whatever steers it. `edgesteer tune` measures on a model where text breaks;
-  here the ends of the dial are those of the exporter, by divergence on neutral text, and some texts break at them.
+  refusal hardly moves in models of this size, whatever steers it. `edgesteer tune` measures on a model where text
+  breaks; here the ends of the dial are those of the exporter, by divergence on neutral text, and some break at them.
 - *`a-lqr` and `pid`* break Gemma's text well inside of the range that neutral text gave them.
 - *Tried without gain*: relay-like loops, fast attack with slow release, pushes of a single token, directions
   whitened by the output's Fisher information.
