@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from results_page import LOOPS, REFERENCE, Run, page
+import numpy as np
+from results_page import LOOPS, REFERENCE, UPPER, Run, draw, page, picture_of
 
 from edgesteer.concept import load_concept, load_neutral, resolve_concept
 from edgesteer.controller import Controller
@@ -27,7 +28,8 @@ from edgesteer.errors import SteeringError
 from edgesteer.evaluate.arm import Arm
 from edgesteer.evaluate.experiment import run_experiment, settings_of
 from edgesteer.evaluate.folder import ResultsFolder
-from edgesteer.evaluate.judges import make_judge
+from edgesteer.evaluate.judges import Judge, make_judge
+from edgesteer.evaluate.record import Key, Record
 from edgesteer.evaluate.report import write_report
 from edgesteer.evaluate.suite import Suite, load_suite
 from edgesteer.fingerprint import sha256_of_file
@@ -35,6 +37,7 @@ from edgesteer.registry import resolve_model
 from edgesteer.runtime.model import LlamaModel
 from edgesteer.runtime.quantize import quantize
 from edgesteer.sidecar import Sidecar, read_sidecar, write_sidecar
+from edgesteer.tune.settings import restricted
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ CLOSED_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 """Strengths, as shares of the upper end of a controller's safe range."""
 KICK: dict[str, Any] = {"target": 0.6, "slope": 2.0, "memory_tokens": 12.0, "fade_tokens": 3.0}
 """The outer loop with a reserve that empties."""
+UPPER_STRENGTH = 1.4
+"""How much further a static vector's dial goes where only the upper half of the blocks pushes."""
 JACOBIAN_PROMPTS, CALIBRATION_TEXTS = 8, 2
 """Fewer than by default: the sweep finds by itself what a strength does."""
 
@@ -205,6 +210,22 @@ def arms_of(controllers: Mapping[str, Controller], suite: Suite, has_chat: bool)
     return [*arms, Arm("system-prompt", system=suite.system)] if has_chat else arms
 
 
+def upper_arms_of(controllers: Mapping[str, Controller]) -> list[Arm]:
+    """Return the ways of steering that leave the lower half of the blocks alone; these have runs of their own."""
+    closed, static = upper_half(controllers[LOOPS[0]]), upper_half(controllers[REFERENCE], UPPER_STRENGTH)
+    return [
+        Arm(UPPER[0], closed, strengths(closed, CLOSED_FRACTIONS)),
+        Arm(UPPER[1], static, strengths(static, CLOSED_FRACTIONS)),
+        Arm(UPPER[2], static, strengths(static, REFERENCE_FRACTIONS), loop="open"),
+    ]
+
+
+def upper_half(controller: Controller, further: float = 1.0) -> Controller:
+    low, high = controller.safe_range
+    kept = np.array(controller.blocks) >= controller.n_blocks // 2
+    return replace(restricted(controller, kept), safe_range=(further * low, further * high))
+
+
 def kicked(controller: Controller) -> Controller:
     """Return a controller whose outer loop has a reserve that empties."""
     assert controller.sensor is not None
@@ -219,19 +240,38 @@ def strengths(controller: Controller, fractions: Iterable[float]) -> tuple[float
 
 
 def sweep(model: LlamaModel, name: str, concept: str, suite: Suite, work: Path, options: argparse.Namespace) -> Run:
-    """Generate and judge the texts of one concept, or read those that are there, and write its own report."""
+    """Generate and judge the texts of one concept, or read those that are there, and write their reports."""
     path = sidecar_path(name, concept, work)
     judges = [make_judge(spec, suite.folder) for spec in suite.judges]
-    arms = arms_of(read_sidecar(path).controllers, suite, model.chat.source is not None)
+    controllers = read_sidecar(path).controllers
+    records: dict[Key, Record] = {}
+    for folder, arms in (
+        (work / name / concept, arms_of(controllers, suite, model.chat.source is not None)),
+        (work / name / concept / "upper", upper_arms_of(controllers)),
+    ):
+        for record in texts_of(model, suite, arms, judges, folder, path, options):
+            records.setdefault(record.key, record)  # the unsteered ones are in both
+    print(f"{name} {concept}: {len(records)} texts", flush=True)
+    return Run(name, concept, suite, judges, list(records.values()))
+
+
+def texts_of(
+    model: LlamaModel,
+    suite: Suite,
+    arms: Sequence[Arm],
+    judges: Sequence[Judge],
+    path: Path,
+    sidecar: Path,
+    options: argparse.Namespace,
+) -> list[Record]:
     numbers = {"samples": options.samples, "seed": 0, "parallel": options.parallel, "threads": options.threads}
-    files = {"model": sha256_of_file(model.path), "steer": sha256_of_file(path)}
+    files = {"model": sha256_of_file(model.path), "steer": sha256_of_file(sidecar)}
     settings = {**files, **settings_of(suite, arms, **numbers)}
-    with ResultsFolder(work / name / concept, settings) as folder:
+    with ResultsFolder(path, settings) as folder:
         records = run_experiment(model, suite, arms, judges, **numbers, records=folder.records, on_record=folder.append)
         folder.finish(records)
-    write_report(folder.path, records, suite, judges, f"{name}, {concept}")
-    print(f"{name} {concept}: {len(records)} texts", flush=True)
-    return Run(name, concept, suite, judges, records)
+    write_report(folder.path, records, suite, judges, f"{model.path.stem}, {suite.name}")
+    return records
 
 
 def sweeps(name: str, options: argparse.Namespace) -> list[Run]:
@@ -267,6 +307,8 @@ def main() -> None:
             for ended in [pool.submit(in_process, name, "texts", options.threads) for name in options.models]:
                 ended.result().check_returncode()
         runs = [run for name in options.models for run in sweeps(name, options)]
+        for name in options.models:
+            draw([run for run in runs if run.model == name], options.output.with_name(picture_of(name)))
         options.output.write_text(page(runs, "make results DATA=FOLDER"), encoding="utf-8")
 
 

@@ -5,23 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgesteer.evaluate.frontier import BUDGETS, Curve, make_curves, pooled_price, regulation
+from edgesteer.evaluate.frontier import BUDGETS, Curve, at_effect, averaged, make_curves, price, regulation
 from edgesteer.evaluate.judges import Judge
 from edgesteer.evaluate.markdown import interval, number, percent, table
 from edgesteer.evaluate.paired import MEASURES, outcome, unsteered
+from edgesteer.evaluate.plot import PANEL_INCHES, draw_frontier
 from edgesteer.evaluate.record import Record
 from edgesteer.evaluate.report import ON_TARGET
 from edgesteer.evaluate.statistics import Interval, paired_bootstrap, spearman
 from edgesteer.evaluate.suite import Suite
 from edgesteer.evaluate.tables import broken_share, mean
+from edgesteer.plot import save
 
 REFERENCE = "static"
 LOOPS = ("closed", "closed-kick", "closed-static", "kick-static")
 """The ways of steering that close the loop: the regulator's gains and the static vector, each with two loops."""
+UPPER = ("closed-upper", "closed-static-upper", "static-upper")
+"""Two of the loops, and the static vector, at the upper half of the blocks."""
+Rows = NDArray[np.bool_]
+CLOSED = (*LOOPS, *UPPER[:2])
+DRAWN = ("static", "static-upper", "decay", *CLOSED)
+FAR = "far"
+"""The group of the prompts that have nothing of the concept."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +51,34 @@ def page(runs: Sequence[Run], command: str) -> str:
     parts = [PREFACE.format(command=command), "## Judges", table(*judge_table(runs))]
     for model in models:
         chosen = [run for run in runs if run.model == model]
-        parts += [f"## {model}", size_of(chosen), "### What was aimed at", table(*target_table(chosen))]
+        parts += [f"## {model}", size_of(chosen), f"![Effect against cost on {model}]({picture_of(model)})"]
+        parts += ["### What was aimed at", table(*target_table(chosen))]
         for measure in MEASURES:
             parts += [f"### Cost at the static vector's effect, by {measure}", table(*cost_table(chosen, measure))]
         parts += ["### Regulation and dial", table(*regulation_table(chosen))]
         parts += ["### Rank correlation of strength and effect", table(*dial_table(chosen))]
         parts += ["### Every concept, arm and strength", table(*frontier_table(chosen))]
     return "\n\n".join([*parts, LIMITS]) + "\n"
+
+
+def picture_of(model: str) -> str:
+    """Return the name of the file with a model's frontiers, beside the page."""
+    return f"results-{model}.svg"
+
+
+def draw(runs: Sequence[Run], path: Path) -> None:
+    """Write a picture of the frontiers of one model, averaged over its concepts: a panel a measure."""
+    from matplotlib.figure import Figure
+
+    width, height = PANEL_INCHES
+    figure = Figure(figsize=(len(MEASURES) * width, height), layout="constrained")
+    for panel, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
+        curves = [curves_of(run, measure)[1] for run in runs]
+        for arm in DRAWN:
+            draw_frontier(panel, arm, average(curves, arm))
+        panel.set(xlabel="added nats per token", ylabel=measure)
+    panel.legend(fontsize="small")
+    save(figure, path)
 
 
 PREFACE = """\
@@ -118,18 +150,33 @@ def curves_of(run: Run, measure: str) -> tuple[list[str], dict[str, Curve]]:
     return make_curves(run.records, outcome(run.suite.primary, measure))
 
 
+def average(curves: Iterable[Mapping[str, Curve]], arm: str, *others: str) -> Curve:
+    """Return an arm's curve over the concepts that have it and the others."""
+    return averaged([each[arm] for each in curves if {arm, *others} <= each.keys()])
+
+
 def cost_table(runs: Sequence[Run], measure: str) -> tuple[tuple[str, ...], list[list[str]]]:
-    """The added cost of each arm over that of the static vector, at its effect, over all concepts together."""
+    """Each arm averaged over concepts: its frontier, and its cost over that of the static vector at its effect."""
     curves = [curves_of(run, measure)[1] for run in runs]
     rows = []
     for arm in arms_of(curves):
-        pairs = [(each[REFERENCE], each[arm]) for each in curves if arm in each]
-        found = [pooled_price(pairs, budget) for budget in BUDGETS]
-        rows.append([arm, *(f"{interval(each.share)}, {each.reached} of {len(runs)}" for each in found)])
-    halves = [best_halves(curves, budget) for budget in BUDGETS]
-    shares = [pooled_price([half.pair for half in each], budget) for each, budget in zip(halves, BUDGETS, strict=True)]
-    rows.append(["best closed", *(f"{interval(each.share)}, {each.reached / 2:g} of {len(runs)}" for each in shares)])
-    return ("arm", *(f"cost over static's at +{budget:g} nats, concepts" for budget in BUDGETS)), rows
+        reference, curve = average(curves, REFERENCE, arm), average(curves, arm, REFERENCE)
+        frontier = zip(curve.mean_effects[1:] - curve.mean_effects[0], curve.mean_costs[1:], strict=True)
+        shares = (share_cell(reference, curve, budget) for budget in BUDGETS)
+        steps = ", ".join(f"{number(effect)} for {number(cost)}" for effect, cost in frontier)
+        rows.append([arm, steps, *shares, str(sum(arm in each for each in curves))])
+    shares = (f"cost over static's at +{budget:g} nats" for budget in BUDGETS)
+    return ("arm", "added effect for added nats, up the dial", *shares, "concepts"), rows
+
+
+def share_cell(
+    reference: Curve, curve: Curve, budget: float, wanted: float = -math.inf, rival: Curve | None = None
+) -> str:
+    """Return what a curve pays over what a rival pays for the reference's effect at a budget; bold if it is wanted."""
+    found = price(reference, curve, budget, rival).share
+    if found.value == math.inf:
+        return "not that far"
+    return cell(interval(found), found.value <= wanted)
 
 
 def arms_of(curves: Iterable[Mapping[str, Curve]]) -> list[str]:
@@ -137,73 +184,64 @@ def arms_of(curves: Iterable[Mapping[str, Curve]]) -> list[str]:
     return list(dict.fromkeys(arm for each in curves for arm in each))
 
 
-class Half(NamedTuple):
-    """Half of the prompts of a concept: the static vector, the decaying one, and the loop that the other half chose."""
-
-    reference: Curve
-    decay: Curve
-    chosen: Curve
-
-    @property
-    def pair(self) -> tuple[Curve, Curve]:
-        return self.reference, self.chosen
-
-
-def best_halves(curves: Sequence[Mapping[str, Curve]], budget: float) -> list[Half]:
-    """Return both halves of every concept, each with the loop that is cheapest over all concepts on the others."""
-    found = []
+def best_closed(curves: Sequence[Mapping[str, Curve]], budget: float) -> tuple[Curve, Curve, Curve]:
+    """Return the static vector, the decaying one, and the loop that is cheapest on the other half of the prompts."""
+    halves: list[list[Curve]] = [[], [], []]
     for here, there in ((0, 1), (1, 0)):
-        best = min(LOOPS, key=lambda name: half_price(curves, name, there, budget))
-        found += [Half(*(half(each[name], here) for name in (REFERENCE, "decay", best))) for each in curves]
-    return found
+        mine, others = (halved(curves, number) for number in (here, there))
+        reference = average(others, REFERENCE)
+        best = min(CLOSED, key=lambda arm: price(reference, average(others, arm), budget).share.value)
+        for place, arm in enumerate((REFERENCE, "decay", best)):
+            halves[place].append(average(mine, arm))
+    return averaged(halves[0]), averaged(halves[1]), averaged(halves[2])
 
 
-def half_price(curves: Sequence[Mapping[str, Curve]], name: str, number: int, budget: float) -> tuple[int, float]:
-    """Return in how many concepts a loop misses the effect, and its share of the cost in the others."""
-    found = pooled_price([(half(each[REFERENCE], number), half(each[name], number)) for each in curves], budget)
-    return -found.reached, found.share.value
-
-
-def half(curve: Curve, number: int) -> Curve:
-    """Return every other prompt of a curve."""
-    return replace(curve, effects=curve.effects[number::2], costs=curve.costs[number::2])
+def halved(curves: Sequence[Mapping[str, Curve]], number: int) -> list[dict[str, Curve]]:
+    """Return every other prompt of all curves."""
+    return [
+        {
+            arm: replace(curve, effects=curve.effects[number::2], costs=curve.costs[number::2])
+            for arm, curve in each.items()
+        }
+        for each in curves
+    ]
 
 
 def target_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
     """What the closed loop was to reach, and what each form of it reached. Effects are the judge's mean scores."""
-    curves = [curves_of(run, "mean") for run in runs]
+    curves = [curves_of(run, "mean")[1] for run in runs]
     rows = [
-        price_row([each for _, each in curves], rival, wanted, budget)
+        price_row(curves, rival, wanted, budget)
         for budget in BUDGETS
-        for rival, wanted in (("static", 0.5), ("decay", 1.0))
+        for rival, wanted in ((REFERENCE, 0.5), ("decay", 1.0))
     ]
-    found = [regulation_of(runs, curves, arm) for arm in LOOPS]
-    least = [min(each.ranks.values()) for each in found]
+    found = [regulation_of(runs, arm) for arm in CLOSED]
     rows += [
         ["spread over prompts, over that of *static* at its effect", "at most 0.5", "",
          *(cell(number(each.spread), each.spread <= 0.5) for each in found)],
+        ["effect on target less effect far from it, over that of *static* at its effect", "at most 0.5", "",
+         *(cell(number(each.slope), each.slope <= 0.5) for each in found)],
         ["cost of prompts on target", "at most 0.02", "",
          *(cell(interval(each.on_target, 3), each.on_target.value <= 0.02) for each in found)],
         ["share of the effect at half the level", "0.5", "", *(number(each.half) for each in found)],
-        ["least rank correlation of strength and effect", "at least 0.95", "",
-         *(cell(number(rank), rank >= 0.95) for rank in least)],
+        ["rank correlation of strength and effect, averaged over concepts", "at least 0.95", "",
+         *(cell(number(each.rank), each.rank >= 0.95) for each in found)],
+        ["the same, least of all concepts", "at least 0.95", "",
+         *(cell(number(least), least >= 0.95) for least in (min(each.ranks.values()) for each in found))],
         ["broken texts at the safe end", "0 %", "", *(cell(percent(each.broken), each.broken == 0) for each in found)],
     ]  # fmt: skip
-    return ("", "wanted", "best closed", *LOOPS), rows
+    return ("", "wanted", "best closed", *CLOSED), rows
 
 
 def price_row(curves: Sequence[Mapping[str, Curve]], rival: str, wanted: float, budget: float) -> list[str]:
     """Return what each form of the loop pays for the effect of the static vector, over what a rival pays for it."""
-    halves = best_halves(curves, budget)
-    decay = None if rival == REFERENCE else [half.decay for half in halves]
-    found = [pooled_price([half.pair for half in halves], budget, decay)]
-    for arm in LOOPS:
-        rivals = None if rival == REFERENCE else [each[rival] for each in curves]
-        found.append(pooled_price([(each[REFERENCE], each[arm]) for each in curves], budget, rivals))
+    trios = [best_closed(curves, budget)]
+    trios += [(average(curves, REFERENCE), average(curves, "decay"), average(curves, arm)) for arm in CLOSED]
     what = f"cost over that of *{rival}* at the effect of static at +{budget:g} nats"
-    counts = [found[0].reached / 2, *(each.reached for each in found[1:])]  # the best one is measured on halves
-    shares = [f"{interval(each.share)}, {count:g} of {len(curves)}" for each, count in zip(found, counts, strict=True)]
-    cells = [cell(share, each.share.value <= wanted) for share, each in zip(shares, found, strict=True)]
+    cells = (
+        share_cell(reference, arm, budget, wanted, None if rival == REFERENCE else decay)
+        for reference, decay, arm in trios
+    )
     return [what, f"at most {wanted:g}", *cells]
 
 
@@ -213,64 +251,78 @@ def cell(text: str, is_reached: bool) -> str:
 
 
 class Regulated(NamedTuple):
-    """An arm over concepts: medians but for on_target (mean), broken (mean) and ranks (by concept)."""
+    """How an arm regulates. spread: median over concepts; ranks: by concept; the rest: averaged over concepts.
+
+    slope: by how much prompts on target come out higher than those far from it, over the same of the static vector at
+    the same effect.
+    """
 
     spread: float
-    spread_concepts: int
+    slope: float
     on_target: Interval
     half: float
+    rank: float
     ranks: dict[str, float]
     broken: float
 
 
-def regulation_of(
-    runs: Sequence[Run], curves: Sequence[tuple[list[str], Mapping[str, Curve]]], arm: str
-) -> Regulated:
-    spreads, on_target, halves, ranks, broken = [], [], [], {}, []
-    for run, (prompts, each) in zip(runs, curves, strict=True):
-        if arm not in each:
-            continue
-        curve = each[arm]
-        if (found := regulation(each[REFERENCE], curve, float(curve.mean_effects[-1]))) is not None:
-            spreads.append(found.ratio.value)
-        groups = {record.prompt: record.group for record in run.records}
-        on_target += curve.costs[[groups[prompt] == ON_TARGET for prompt in prompts], -1].tolist()
-        rise = curve.mean_effects - curve.mean_effects[0]
-        middle = float(np.interp(curve.strengths[-1] / 2, curve.strengths, rise))
-        halves.append(middle / rise[-1] if rise[-1] else np.nan)
+def regulation_of(runs: Sequence[Run], arm: str) -> Regulated:
+    found = [(run, *curves_of(run, "mean")) for run in runs]
+    found = [each for each in found if arm in each[2]]
+    spreads, ranks, broken, groups = [], {}, [], []
+    for run, prompts, curves in found:
+        curve = curves[arm]
+        if (matched := regulation(curves[REFERENCE], curve, float(curve.mean_effects[-1]))) is not None:
+            spreads.append(matched.ratio.value)
+        of = {record.prompt: record.group for record in run.records}
+        groups += [of[prompt] for prompt in prompts]
         ranks[run.concept] = spearman(curve.strengths, curve.mean_effects)
         last = [record for record in run.records if (record.arm, record.strength) == (arm, curve.strengths[-1])]
         broken.append(broken_share(last, unsteered(run.records)))
+    everything = [curves for _, _, curves in found]
+    reference, curve = average(everything, REFERENCE), average(everything, arm)
+    rise = curve.mean_effects - curve.mean_effects[0]
+    dial = np.mean([curves[arm].strengths / curves[arm].strengths[-1] for curves in everything], axis=0)
+    on, far = (np.array(groups) == group for group in (ON_TARGET, FAR))
     return Regulated(
-        float(np.median(spreads)) if spreads else np.nan,
-        len(spreads),
-        paired_bootstrap(np.array(on_target)),
-        float(np.nanmedian(halves)),
+        float(np.median(spreads)) if spreads else math.nan,
+        slope_share(reference, curve, on, far),
+        paired_bootstrap(curve.costs[on, -1]),
+        float(np.interp(0.5, dial, rise) / rise[-1]) if rise[-1] else math.nan,
+        spearman(curve.strengths, curve.mean_effects),
         ranks,
         float(np.mean(broken)),
     )
 
 
+def slope_share(reference: Curve, curve: Curve, on: Rows, far: Rows) -> float:
+    """Return the slope of a curve over that of a reference; see Regulated. on, far: masks of prompts, (prompts,)."""
+    effect = min(each.mean_effects.max() for each in (reference, curve))
+    places = [at_effect(each, float(effect)) for each in (reference, curve)]
+    if places[0] is None or places[1] is None:
+        return math.nan
+    theirs, ours = (effects[on].mean() - effects[far].mean() for effects, _ in (places[0], places[1]))
+    return float(ours / theirs)
+
+
 def regulation_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
     """Of each arm, over concepts: spread at matched effect, cost on target, half the level, broken texts."""
-    curves = [curves_of(run, "mean") for run in runs]
     rows = []
-    for arm in arms_of(each for _, each in curves):
-        found = regulation_of(runs, curves, arm)
+    for arm in arms_of(curves_of(run, "mean")[1] for run in runs):
+        found = regulation_of(runs, arm)
         rows.append([
-            arm, f"{number(found.spread)} ({found.spread_concepts})", interval(found.on_target, 3),
-            number(found.half), percent(found.broken),
+            arm, number(found.spread), number(found.slope), interval(found.on_target, 3), number(found.half),
+            number(found.rank), percent(found.broken),
         ])  # fmt: skip
     headers = (
-        "arm", "spread over static's at its effect, median (concepts)", "cost on target at the last strength",
-        "share of the effect at half of it, median", "broken at the last strength",
+        "arm", "spread over static's at its effect", "on target less far, over static's", "cost on target",
+        "share of the effect at half the dial", "rank correlation", "broken at the last strength",
     )  # fmt: skip
     return headers, rows
 
 
 def dial_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
-    curves = [curves_of(run, "mean") for run in runs]
-    ranks = {arm: regulation_of(runs, curves, arm).ranks for arm in arms_of(each for _, each in curves)}
+    ranks = {arm: regulation_of(runs, arm).ranks for arm in arms_of(curves_of(run, "mean")[1] for run in runs)}
     rows = [[run.concept, *(number(each.get(run.concept, math.nan)) for each in ranks.values())] for run in runs]
     return ("concept", *ranks), rows
 

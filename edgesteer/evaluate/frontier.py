@@ -65,6 +65,16 @@ def make_curves(records: Sequence[Record], value: Value) -> tuple[list[str], dic
     return prompts, curves
 
 
+def averaged(curves: Sequence[Curve]) -> Curve:
+    """Return one curve over the prompts of several concepts, whose dials have as many places each.
+
+    Its strengths are the places, 0 being the unsteered model; every prompt counts once. Raises ValueError when the
+    dials have different numbers of places.
+    """
+    effects, costs = (np.concatenate([getattr(curve, name) for curve in curves]) for name in ("effects", "costs"))
+    return Curve(np.arange(effects.shape[1], dtype=np.float64), effects, costs)
+
+
 def shared_prompts(columns: Sequence[Sequence[Record]]) -> list[str]:
     """Return the prompts of the rows of `matched`."""
     held = [{(record.prompt, record.sample) for record in column} for column in columns]
@@ -125,66 +135,32 @@ def at_effect(curve: Curve, wanted: float) -> tuple[Array, Array] | None:
 class Price:
     """What an arm pays for the effect that the reference has at a budget.
 
-    effect: the mean of the measure there. reference_cost, cost: added nats; inf: it never gets there. share: cost over
-    reference_cost, 1 where neither pays anything.
+    effect: the mean of the measure there. rival_cost, cost: added nats; inf: it never gets there. share: cost over
+    rival_cost, 1 where neither pays anything.
     """
 
     budget: float
     effect: float
-    reference_cost: float
+    rival_cost: float
     cost: float
     share: Interval
 
 
-def price(reference: Curve, arm: Curve, budget: float) -> Price:
-    """Compare the costs of two arms over the same prompts at matched effect."""
-    effect, reference_cost, cost = (float(each[0]) for each in _prices(reference, arm, budget, whole(reference)))
-    _, theirs, ours = _prices(reference, arm, budget, resamples(len(reference.effects)))
-    return Price(
-        budget, effect, reference_cost, cost, _limits(float(_share(cost, reference_cost)), _share(ours, theirs))
-    )
+def price(reference: Curve, arm: Curve, budget: float, rival: Curve | None = None) -> Price:
+    """Compare the costs of two arms over the same prompts at matched effect.
 
-
-@dataclass(frozen=True)
-class PooledPrice:
-    """What an arm pays over several concepts together, each at the effect that its reference has at a budget.
-
-    share: sum of the arm's costs over the sum of its rivals', over the concepts in which both get to that effect.
-    reached: how many those are.
+    rival: whose cost at that effect the arm's is divided by; the reference when None.
     """
-
-    share: Interval
-    reached: int
-
-
-def pooled_price(
-    pairs: Sequence[tuple[Curve, Curve]], budget: float, rivals: Sequence[Curve] | None = None
-) -> PooledPrice:
-    """Compare the costs of two arms over concepts. Prompts are resampled within concepts.
-
-    pairs: (reference, arm) of each concept. rivals: whose costs the arm's are divided by; the references when None.
-    """
-
-    def costs(number: int, weights: Array) -> tuple[Array, Array]:
-        reference, arm = pairs[number]
-        rival = reference if rivals is None else rivals[number]
-        return tuple(_prices(reference, each, budget, weights)[2] for each in (rival, arm))  # type: ignore[return-value]
-
-    found = [costs(number, whole(reference)) for number, (reference, _) in enumerate(pairs)]
-    reached = [number for number, both in enumerate(found) if np.isfinite(both).all()]
-    if not reached:
-        return PooledPrice(_limits(math.nan, np.empty(0)), 0)
-    theirs, ours = np.sum([found[number] for number in reached], axis=0)[:, 0]
-    sampled = [costs(number, resamples(len(pairs[number][0].effects), seed=number)) for number in reached]
-    shares = _share(*(np.sum([each[side] for each in sampled], axis=0) for side in (1, 0)))
-    return PooledPrice(_limits(float(_share(ours, theirs)), np.atleast_1d(shares)), len(reached))
+    arms = (rival or reference, arm)
+    (effect,), ((theirs,), (ours,)) = _prices(reference, arms, budget, whole(reference))
+    sampled = _share(*reversed(_prices(reference, arms, budget, resamples(len(reference.effects)))[1]))
+    return Price(budget, float(effect), float(theirs), float(ours), _limits(float(_share(ours, theirs)), sampled))
 
 
-def _prices(reference: Curve, arm: Curve, budget: float, weights: Array) -> tuple[Array, Array, Array]:
-    effects, costs = weights @ reference.effects, weights @ reference.costs
-    effect = effect_at_cost(effects, costs, np.full(len(weights), budget))
-    ours = cost_at_effect(weights @ arm.effects, weights @ arm.costs, effect)
-    return effect, cost_at_effect(effects, costs, effect), ours
+def _prices(reference: Curve, arms: Sequence[Curve], budget: float, weights: Array) -> tuple[Array, list[Array]]:
+    """Return the reference's effect at a budget, and what each arm pays for it."""
+    effect = effect_at_cost(weights @ reference.effects, weights @ reference.costs, np.full(len(weights), budget))
+    return effect, [cost_at_effect(weights @ arm.effects, weights @ arm.costs, effect) for arm in arms]
 
 
 def _share(cost: Array | float, reference: Array | float) -> Array:

@@ -142,7 +142,7 @@ def matched_table(curves: dict[str, Curve], on_target: NDArray[np.bool_]) -> Tab
     for name, reference in others:
         for budget in BUDGETS:
             found = price(reference, arm, budget)
-            costs = [cost(found.reference_cost), cost(found.cost), interval(found.share)]
+            costs = [cost(found.rival_cost), cost(found.cost), interval(found.share)]
             spreads = spread_cells(regulation(reference, arm, found.effect))
             on = [on_target_cost(curve, found.effect, on_target) for curve in (reference, arm)]
             rows.append([name, f"+{budget:g}", number(found.effect), *costs, *spreads, *on])

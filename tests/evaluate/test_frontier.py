@@ -11,12 +11,12 @@ import pytest
 from edgesteer.evaluate.frontier import (
     Curve,
     at_effect,
+    averaged,
     cost_at_effect,
     effect_at_cost,
     effect_within,
     gain,
     make_curves,
-    pooled_price,
     price,
     regulation,
 )
@@ -61,7 +61,7 @@ def test_rows_are_curves_of_their_own() -> None:
 def test_half_the_cost_at_the_same_effect_is_a_share_of_one_half() -> None:
     reference, arm = even_curve([0, 0.4, 0.8], [0, 0.1, 0.3]), even_curve([0, 0.4, 0.8], [0, 0.05, 0.15])
     found = price(reference, arm, 0.2)
-    assert (found.effect, found.reference_cost, found.cost) == pytest.approx((0.6, 0.2, 0.1))
+    assert (found.effect, found.rival_cost, found.cost) == pytest.approx((0.6, 0.2, 0.1))
     assert (found.share.value, found.share.low, found.share.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
@@ -173,37 +173,24 @@ def test_gain_is_less_sure_where_prompts_disagree() -> None:
     assert 0.5 < found.sureness < 0.8
 
 
-def test_pooled_price_is_the_ratio_of_the_sums_by_hand() -> None:
-    """One concept costs half of the reference's 0.2, the other a quarter: together 0.15 of 0.4."""
-    strengths = np.array([0.0, 1.0])
-    effects = np.tile([0.0, 1.0], (3, 1))
-    reference, half, quarter = (Curve(strengths, effects, effects * cost) for cost in (0.2, 0.1, 0.05))
-    found = pooled_price([(reference, half), (reference, quarter)], budget=0.2)
-    assert found.reached == 2
-    assert (found.share.value, found.share.low, found.share.high) == pytest.approx((0.375, 0.375, 0.375))
-
-
-def test_pooled_price_against_a_rival_divides_by_the_rivals_costs() -> None:
+def test_price_against_a_rival_divides_by_the_rivals_cost() -> None:
     """At the reference's effect the arm pays 0.1 and the rival 0.4: a quarter, whatever the reference pays."""
-    strengths = np.array([0.0, 1.0])
-    effects = np.tile([0.0, 1.0], (3, 1))
-    reference, arm, rival = (Curve(strengths, effects, effects * cost) for cost in (0.2, 0.1, 0.4))
-    found = pooled_price([(reference, arm)], 0.2, [rival])
-    assert (found.share.value, found.reached) == (pytest.approx(0.25), 1)
+    reference, arm, rival = (even_curve([0, 1.0], [0, cost]) for cost in (0.2, 0.1, 0.4))
+    found = price(reference, arm, 0.2, rival)
+    assert (found.effect, found.rival_cost, found.cost) == pytest.approx((1.0, 0.4, 0.1))
+    assert found.share.value == pytest.approx(0.25)
 
 
-def test_pooled_price_leaves_out_concepts_whose_effect_is_never_reached() -> None:
-    strengths = np.array([0.0, 1.0])
-    effects = np.tile([0.0, 1.0], (3, 1))
-    reference, half = (Curve(strengths, effects, effects * cost) for cost in (0.2, 0.1))
-    weak = Curve(strengths, effects / 2, effects * 0.01)
-    found = pooled_price([(reference, half), (reference, weak)], budget=0.2)
-    assert found.reached == 1
-    assert found.share.value == pytest.approx(0.5)
+def test_concepts_are_averaged_place_by_place_of_their_dials() -> None:
+    """Two prompts of one concept and one of another, whose dials differ in scale."""
+    one = Curve(np.array([0.0, 0.5, 1.0]), np.array([[0, 0.2, 0.4], [0, 0.4, 0.8]]), np.array([[0, 0.1, 0.2]] * 2))
+    other = Curve(np.array([0.0, 3.0, 6.0]), np.array([[0.3, 0.3, 0.6]]), np.array([[0, 0.4, 0.5]]))
+    found = averaged([one, other])
+    np.testing.assert_array_equal(found.strengths, [0, 1, 2])
+    np.testing.assert_allclose(found.mean_effects, [0.1, 0.3, 0.6])
+    np.testing.assert_allclose(found.mean_costs, [0, 0.2, 0.3])
 
 
-def test_pooled_price_is_unknown_where_no_effect_is_reached() -> None:
-    strengths, effects = np.array([0.0, 1.0]), np.tile([0.0, 1.0], (3, 1))
-    found = pooled_price([(Curve(strengths, effects, effects * 0.2), Curve(strengths, effects / 2, effects))], 0.2)
-    assert found.reached == 0
-    assert np.isnan(found.share.value)
+def test_dials_of_different_lengths_cannot_be_averaged() -> None:
+    with pytest.raises(ValueError, match="dimensions"):
+        averaged([even_curve([0, 1.0], [0, 0.1]), even_curve([0, 0.5, 1.0], [0, 0.1, 0.2])])
