@@ -216,6 +216,7 @@ def target_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]
         for rival, wanted in ((REFERENCE, 0.5), ("decay", 1.0))
     ]
     found = [regulation_of(runs, arm) for arm in CLOSED]
+    plain = float(np.mean([broken_share(base, base) for base in (unsteered(run.records) for run in runs)]))
     rows += [
         ["spread over prompts, over that of *static* at its effect", "at most 0.5", "",
          *(cell(number(each.spread), each.spread <= 0.5) for each in found)],
@@ -228,7 +229,8 @@ def target_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]
          *(cell(number(each.rank), each.rank >= 0.95) for each in found)],
         ["the same, least of all concepts", "at least 0.95", "",
          *(cell(number(least), least >= 0.95) for least in (min(each.ranks.values()) for each in found))],
-        ["broken texts at the safe end", "0 %", "", *(cell(percent(each.broken), each.broken == 0) for each in found)],
+        ["broken texts at the safe end", f"0 %; unsteered {percent(plain)}", "",
+         *(cell(percent(each.broken), each.broken <= plain) for each in found)],
     ]  # fmt: skip
     return ("", "wanted", "best closed", *CLOSED), rows
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,12 +116,17 @@ class GgufFiles:
 
 
 class SafetensorsFolder:
-    """The tensors of a folder's safetensors shards. Raises ModelError when a shard is missing or damaged."""
+    """The tensors of a folder's safetensors shards, in transformers' names and layout, which are not always the file's.
 
-    def __init__(self, folder: Path) -> None:
+    Raises ModelError when a shard is missing or damaged.
+    """
+
+    def __init__(self, folder: Path, network: Any) -> None:
         from safetensors import safe_open
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-        self._folder = folder
+        self._folder, self._network = folder, network
         self._shards: dict[str, Path] = {}
         for shard in self._files():
             try:
@@ -130,6 +136,17 @@ class SafetensorsFolder:
                 raise ModelError(
                     "shard is truncated or corrupt", where=shard, found=str(error), remedy=AGAIN
                 ) from error
+        changes = get_model_conversion_mapping(network)
+        renamings = [each for each in changes if isinstance(each, WeightRenaming)]
+        converters = [each for each in changes if isinstance(each, WeightConverter)]
+        self._converters = {pattern: each for each in converters for pattern in each.source_patterns}
+        self._parts: dict[str, list[tuple[str | None, str]]] = {}
+        """Of each tensor, the tensors in the files that it is made of, with the converter's pattern that takes them."""
+        expected = network.state_dict()
+        for key in sorted(self._shards, key=dot_natural_key):
+            prefix = network.base_model_prefix
+            name, pattern = rename_source_key(key, renamings, converters, prefix, expected)
+            self._parts.setdefault(name, []).append((pattern, key))
 
     def _files(self) -> list[Path]:
         index = self._folder / INDEX
@@ -147,25 +164,41 @@ class SafetensorsFolder:
         return files
 
     def names(self) -> set[str]:
-        return set(self._shards)
+        return set(self._parts)
 
     def read(self, prefix: str) -> Tensors:
         from safetensors import safe_open
 
-        found: Tensors = {}
-        names = [name for name in self._shards if name.startswith(prefix)]
-        for shard in {self._shards[name] for name in names}:
-            with safe_open(shard, framework="pt") as file:
-                found |= {
-                    name: file.get_tensor(name).to(torch.float32) for name in names if self._shards[name] == shard
-                }
+        names = [name for name in self._parts if name.startswith(prefix)]
+        shards = {self._shards[key] for name in names for _, key in self._parts[name]}
+        with ExitStack() as opened:
+            files = {shard: opened.enter_context(safe_open(shard, framework="pt")) for shard in shards}
+
+            def tensor(key: str) -> torch.Tensor:
+                found: torch.Tensor = files[self._shards[key]].get_tensor(key).to(torch.float32)
+                return found
+
+            found: Tensors = {}
+            for name in names:
+                found |= self._converted(name, [(pattern, tensor(key)) for pattern, key in self._parts[name]])
         return found
+
+    def _converted(self, name: str, parts: list[tuple[str | None, torch.Tensor]]) -> Tensors:
+        """Return a tensor as transformers makes it of those in the files, such as all experts' in one."""
+        pattern, tensor = parts[0]
+        if pattern is None:
+            return {name: tensor}
+        converter: Any = deepcopy(self._converters[pattern])
+        for each, tensor in parts:
+            converter.collected_tensors[each].append(tensor)
+        return dict(converter.convert(name, model=self._network, config=self._network.config))
 
     def rows(self, name: str, indices: torch.Tensor) -> torch.Tensor:
         from safetensors import safe_open
 
-        with safe_open(self._shards[name], framework="pt") as file:
-            matrix = file.get_slice(name)
+        _, key = self._parts[name][0]
+        with safe_open(self._shards[key], framework="pt") as file:
+            matrix = file.get_slice(key)
             return torch.stack([matrix[index] for index in indices.tolist()]).to(torch.float32)
 
 

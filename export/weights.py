@@ -132,7 +132,7 @@ def load_model(path: Path, options: LoadOptions | None = None) -> LoadedModel:
             network = whole_network(config, *source).to(device)
     blocks, streamed = find_blocks(network, path), None
     if streams or split:
-        files = GgufFiles(path, network) if of_file else SafetensorsFolder(path)
+        files = GgufFiles(path, network) if of_file else SafetensorsFolder(path, network)
         streamed = stream_weights(network, blocks, files, path, device)
     if streamed and not streams:
         streamed.load_all(blocks)
