@@ -76,7 +76,7 @@ BLOCKS: dict[str, Callable[[Controller], Mask]] = {
     "strongest half": strongest,
     "middle half": middle,
     "every other block": lambda controller: np.arange(len(controller.blocks)) % 2 == 0,
-    "lower half": lambda controller: np.arange(m := len(controller.blocks)) < (m + 1) // 2,
+    "upper third": lambda controller: np.arange(m := len(controller.blocks)) >= 2 * m // 3,
     "up to the sensor": before_sensor,
 }
 """Which of the steered blocks stay."""

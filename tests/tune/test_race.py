@@ -34,7 +34,7 @@ def controller(make_controller: Any) -> Controller:
 def upper_half_is_cheap(controller: Controller, strength: float) -> tuple[float, float]:
     """Cost 0.1 level^2; the effect is 0.3 level, and twice that where only the upper half is steered."""
     level = strength * controller.scale
-    return (0.6 if controller.blocks[0] >= 4 else 0.3) * level, 0.1 * level**2
+    return (0.6 if controller.blocks[0] == 4 else 0.3) * level, 0.1 * level**2
 
 
 def a_brief_push_is_good_too(controller: Controller, strength: float) -> tuple[float, float]:

@@ -37,7 +37,7 @@ def lqr(make_controller: Any) -> Controller:
 @pytest.mark.parametrize(
     ("choice", "blocks"),
     [
-        ("lower half", (0, 2, 3)),
+        ("upper third", (6, 7)),
         ("upper half", (5, 6, 7)),
         ("middle half", (2, 3, 5, 6)),
         ("every other block", (0, 3, 6)),
