@@ -2,7 +2,7 @@
 
 Judges are fitted on labelled data that is not part of the project (--data); sidecars are exported, and texts generated
 with the same prompts and seeds for all arms. What is there already in the work folder is not made again, so that a run
-that was broken off goes on. Takes about two hours on two cores.
+that was broken off goes on. Takes about two and a half hours on two cores.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def strengths(controller: Controller, fractions: Iterable[float]) -> tuple[float
 
 
 def sweep(model: LlamaModel, name: str, concept: str, suite: Suite, work: Path, options: argparse.Namespace) -> Run:
-    """Generate and judge the texts of one concept, or read those that are there, and write their reports."""
+    """Generate and judge the texts of one concept, or read those that are there; new ones get a report."""
     path = sidecar_path(name, concept, work)
     judges = [make_judge(spec, suite.folder) for spec in suite.judges]
     controllers = read_sidecar(path).controllers
@@ -268,9 +268,11 @@ def texts_of(
     files = {"model": sha256_of_file(model.path), "steer": sha256_of_file(sidecar)}
     settings = {**files, **settings_of(suite, arms, **numbers)}
     with ResultsFolder(path, settings) as folder:
+        known = len(folder.records)
         records = run_experiment(model, suite, arms, judges, **numbers, records=folder.records, on_record=folder.append)
         folder.finish(records)
-    write_report(folder.path, records, suite, judges, f"{model.path.stem}, {suite.name}")
+    if len(records) > known or not (path / "report.md").exists():
+        write_report(folder.path, records, suite, judges, f"{model.path.stem}, {suite.name}")
     return records
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -245,9 +246,14 @@ def _spread(values: Array, weights: Array) -> Array:
 # ---- the bootstrap ----
 
 
-def resamples(n: int, seed: int = 0) -> Array:
+def resamples(n: int) -> Array:
     """Return how much each of n prompts weighs in every resample: (RESAMPLES, n), rows of sum 1."""
-    return np.asarray(np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n)
+    return _draw(n, RESAMPLES)
+
+
+@lru_cache(maxsize=2)
+def _draw(n: int, count: int) -> Array:
+    return np.asarray(np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=count) / n)
 
 
 def whole(curve: Curve) -> Array:
