@@ -32,31 +32,24 @@ pytestmark = pytest.mark.torch
 
 STREAM = LoadOptions(stream="always", device="cpu")
 TOKENS = torch.arange(30, 50)
-KINDS = (
-    "F32", "split", "Q8_0", "folder", "shards", "bfloat16", "gemma3", "qwen3moe.gguf", "qwen3moe", "mixtral", "gptneox",
-)  # fmt: skip
+KINDS = ("F32", "split", "Q8_0", "experts", "folder", "shards", "bfloat16", "gemma3")
 
 
 @pytest.fixture(scope="module")
 def sources(
     tiny: ModuleType, tiny_model: Any, tiny_torch: LoadedModel, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Models by the kind of their files. gemma3 has a tied, scaled embedding and windows; the files of the last three
-    have other names than transformers gives the tensors, and each expert by itself."""
+    """Models by the kind of their files; the last has a tied, scaled embedding and windows."""
     folder = tmp_path_factory.mktemp("sources")
-    experts = tiny.make_model("qwen3moe", folder / "qwen3moe")
-    others = {name: tiny.make_model(name, folder / name).folder for name in ("mixtral", "gptneox")}
     return {
         "F32": tiny_model.gguf,
         "split": split(tiny, tiny_torch.network, folder / "split.gguf"),
         "Q8_0": quantized(tiny_model.gguf, folder / "q8_0.gguf"),
+        "experts": tiny.make_model("qwen3moe", folder / "experts").gguf,
         "folder": tiny_model.folder,
         "shards": saved(tiny_model, folder / "shards", tiny_torch.network, max_shard_size="20KB"),
         "bfloat16": saved(tiny_model, folder / "half", half_of(tiny_model)),
         "gemma3": saved(tiny_model, folder / "gemma3", tied_network(tiny_torch.network.config.vocab_size)),
-        "qwen3moe.gguf": experts.gguf,
-        "qwen3moe": experts.folder,
-        **others,
     }
 
 
