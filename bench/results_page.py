@@ -133,10 +133,11 @@ LIMITS = """\
   1.86 and 1.34. Half is outside of the intervals of both. What comes out below 1, such as the static vector at the
   upper half of the blocks (1.09 and 0.90) or the decaying one (1.34 and 0.88), does so within noise.
 - *What the loop does buy.* Prompts on target: with the regulator and a reserve, they pay nothing that these texts could
-  show, with the static vector 0.5 to 0.6 nats. Evenness: at equal effect, prompts on target come out above those far from it by 0.24 to 0.44
-  of what they do under the static vector on Gemma, and by 0.68 to 0.97 of it on SmolLM2, with the four loops of the
-  whole model's regulator or static vector and of the upper half's regulator; with the other two, by more. Half of a
-  dial gives 0.34 to 0.77 of its effect (the static vector: 0.6), and averaged over concepts its order is nearly right.
+  show, with the static vector 0.5 to 0.6 nats. Evenness: at equal effect, prompts on target come out above those far
+  from it by 0.24 to 0.44 of what they do under the static vector on Gemma, and by 0.68 to 0.97 of it on SmolLM2, with
+  the four loops of the whole model's regulator or static vector and of the upper half's regulator; with the other two,
+  by more. Half of a dial gives 0.34 to 0.77 of its effect (the static vector: 0.6), and averaged over concepts its
+  order is nearly right.
 - *Why it is not half.* Where likelihood falls by the square of a push and the score rises in proportion to it, the
   cheapest way to an average is to push all tokens alike; a loop that lets go saves where a text needs no more, and pays
   for it where it pushes harder. It wins where an effect is all or nothing and early, such as a topic that is named
