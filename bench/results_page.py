@@ -115,29 +115,32 @@ middle third; *static-upper*: at the upper half; *decay*: the static vector with
 the prompts, measured on the other half, and the other way round.
 
 Arms are compared averaged over concepts, place by place of their dials. *Not that far*: the end of the arm's dial has
-less effect than asked for. *Fitted*: effect as linear and cost as quadratic in the strength, over all strengths of at
-most 0.6 nats; the cost at equal effect that follows, over the static vector's. It knows more than the two single
-places above it, and has the narrower intervals. Intervals hold at 95 %, bootstrapped over prompts; there is none where
-some resamples do not come to the effect. Bold is what was reached."""
+less effect than asked for; that of *decay* was measured up to 0.7 of its range, those of the loops to its end.
+*Fitted*: effect as linear and cost as quadratic in the strength, over all strengths of at most 0.6 nats; the cost at
+equal effect that follows, over the static vector's. It knows more than the two single places above it, and has the
+narrower intervals. Intervals hold at 95 %, bootstrapped over prompts; there is none where some resamples do not come to
+the effect. Bold is a value at the wanted one or better, whatever its interval says. *Effect on target less far* is no
+aim that was set: by how much prompts on target come out above those far from it, over the same of the static vector.
+Nor is the averaged rank correlation; both were looked at when the aims were missed, and so were the fit and the upper
+half, whose strengths were set after a first look at `ocean`."""
 
 
 LIMITS = """\
 ## What is reached, and what limits it
 
 - *Reading the tables.* A text's likelihood scatters by about half a nat, so that the added cost of one concept's 24 to
-  32 texts is known to about 0.1 nats, and that of Gemma's 12 to less; averages over concepts, to about 0.03. An earlier
-  form of this page summed the costs of those concepts in which both arms came to an effect; noise chose the concepts,
-  and the loops looked better than they are.
+  32 texts is known to about 0.1 nats, and that of Gemma's 12 to less; averages over concepts, to 0.02 to 0.05. An
+  earlier form of this page summed the costs of those concepts in which both arms came to an effect; noise chose the
+  concepts, and the loops looked better than they are.
 - *Cost: not reached.* At equal effect no closed loop is cheaper than the static vector, averaged over concepts: by mean
   score and fitted, the static vector with the loop pays 1.05 and 1.18 times as much (SmolLM2, Gemma), the regulator
   1.86 and 1.34. Half is outside of the intervals of both. What comes out below 1, such as the static vector at the
   upper half of the blocks (1.09 and 0.90) or the decaying one (1.34 and 0.88), does so within noise.
-- *What the loop does buy.* Prompts on target: with the regulator and a reserve, they pay nothing that these texts could
-  show, with the static vector 0.5 to 0.6 nats. Evenness: at equal effect, prompts on target come out above those far
-  from it by 0.24 to 0.44 of what they do under the static vector on Gemma, and by 0.68 to 0.97 of it on SmolLM2, with
-  the four loops of the whole model's regulator or static vector and of the upper half's regulator; with the other two,
-  by more. Half of a dial gives 0.34 to 0.77 of its effect (the static vector: 0.6), and averaged over concepts its
-  order is nearly right.
+- *Prompts on target: hardly spared.* At the same mean effect, the difference to the static vector on those prompts is
+  clear where the static direction has the loop on SmolLM2, 0.244 against 0.585 nats, but 0.445 against 0.452 on Gemma.
+  With the regulator and a reserve it is 0.074 against 0.080, and -0.002 against 0.081, where both intervals reach below
+  nothing. Earlier forms of this page compared the ends of the dials, where a loop with a reserve has half of the static
+  vector's effect, and took that for a saving.
 - *Why it is not half.* Where likelihood falls by the square of a push and the score rises in proportion to it, the
   cheapest way to an average is to push all tokens alike; a loop that lets go saves where a text needs no more, and pays
   for it where it pushes harder. It wins where an effect is all or nothing and early, such as a topic that is named
@@ -152,11 +155,9 @@ LIMITS = """\
   at them.
 - *`a-lqr` and `pid`* break Gemma's text well inside of the range that neutral text gave them.
 - *Tried without gain*: relay-like loops, fast attack with slow release, pushes of a single token, directions
-  whitened by the output's Fisher information. Directions by the policy gradient of the judge's score, on the model's
-  own unsteered texts: for small pushes they promise 1.2 to 3.4 times the static vector's effect squared at equal cost
-  (about 300 texts of SmolLM2, cross-validated over prompts, four concepts), but on prompts that they were not made
-  from, at 0.1 to 0.5 nats, they steered no better (`french`). The gradients of the contrast texts' likelihood do not
-  even promise it.
+  whitened by the output's Fisher information.
+- *Tried once, with no script kept*: directions by the policy gradient of the judge's score on the model's own unsteered
+  texts; on `french` they came no cheaper than the static vector. That is no verdict on the idea.
 - *The reserve is an option* (`--fade-tokens`), not the default: a push that ends cannot take a topic out of a
   prompt that keeps bringing it back. `edgesteer tune` chooses between the forms for a model and concept."""
 
@@ -245,7 +246,7 @@ def share_cell(
     if found.cost == math.inf:
         return "not that far"
     if found.rival_cost == math.inf:
-        return cell("the rival not that far", wanted > 0)
+        return "the rival not that far"
     return cell(interval(found.share), found.share.value <= wanted)
 
 
@@ -294,18 +295,13 @@ def target_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]
     rows += [
         ["spread over prompts, over that of *static* at its effect", "at most 0.5", "",
          *(cell(number(each.spread), each.spread <= 0.5) for each in found)],
-        ["effect on target less effect far from it, over that of *static* at its effect", "at most 0.5", "",
-         *(cell(number(each.slope), each.slope <= 0.5) for each in found)],
-        ["cost of prompts on target", "at most 0.02", "",
-         *(cell(interval(each.on_target, 3), each.on_target.value <= 0.02) for each in found)],
-        ["share of the effect at half the level", "0.4 to 0.6", "",
-         *(cell(number(each.half), 0.4 <= each.half <= 0.6) for each in found)],
-        ["rank correlation of strength and effect, averaged over concepts", "at least 0.95", "",
-         *(cell(number(each.rank), each.rank >= 0.95) for each in found)],
-        ["the same, least of all concepts", "at least 0.95", "",
+        ["cost of prompts on target; of *static*'s at the same mean effect", "at most 0.02", "",
+         *(on_target_cell(each) for each in found)],
+        ["share of the effect at half the level", "0.5", "", *(number(each.half) for each in found)],
+        ["least rank correlation of strength and effect", "at least 0.95", "",
          *(cell(number(least), least >= 0.95) for least in (min(each.ranks.values()) for each in found))],
         ["broken texts at the safe end", f"0 %; unsteered {percent(plain)}", "",
-         *(cell(percent(each.broken), each.broken <= plain) for each in found)],
+         *(cell(percent(each.broken), each.broken == 0) for each in found)],
     ]  # fmt: skip
     return ("", "wanted", "best closed", *CLOSED), rows
 
@@ -322,6 +318,11 @@ def price_row(curves: Sequence[Mapping[str, Curve]], rival: str, wanted: float, 
     return [what, f"at most {wanted:g}", *cells]
 
 
+def on_target_cell(found: Regulated) -> str:
+    ours = cell(interval(found.on_target, 3), found.on_target.value <= 0.02)
+    return f"{ours}; {interval(found.on_target_static, 3)}"
+
+
 def cell(text: str, is_reached: bool) -> str:
     """Return a number that was to be reached, in bold where it was."""
     return f"**{text}**" if is_reached else text
@@ -330,13 +331,16 @@ def cell(text: str, is_reached: bool) -> str:
 class Regulated(NamedTuple):
     """How an arm regulates. spread: median over concepts; ranks: by concept; the rest: averaged over concepts.
 
-    slope: by how much prompts on target come out higher than those far from it, over the same of the static vector at
-    the same effect.
+    effect: the largest mean effect that the arm and the static vector both have. on_target, on_target_static: what the
+    prompts on target pay there. slope: by how much they come out higher there than those far from it, over the same of
+    the static vector.
     """
 
     spread: float
-    slope: float
+    effect: float
     on_target: Interval
+    on_target_static: Interval
+    slope: float
     half: float
     rank: float
     ranks: dict[str, float]
@@ -361,10 +365,14 @@ def regulation_of(runs: Sequence[Run], arm: str) -> Regulated:
     rise = curve.mean_effects - curve.mean_effects[0]
     dial = dial_of(everything, arm)
     on, far = (np.array(groups) == group for group in (ON_TARGET, FAR))
+    effect = min(float(each.mean_effects.max()) for each in (reference, curve))
+    theirs, ours = (matched_at(each, effect) for each in (reference, curve))
     return Regulated(
         float(np.median(spreads)) if spreads else math.nan,
-        slope_share(reference, curve, on, far),
-        paired_bootstrap(curve.costs[on, -1]),
+        effect - float(curve.mean_effects[0]),
+        paired_bootstrap(ours[1][on]),
+        paired_bootstrap(theirs[1][on]),
+        float(np.divide(*(effects[on].mean() - effects[far].mean() for effects, _ in (ours, theirs)))),
         float(np.interp(0.5, dial, rise) / rise[-1]) if rise[-1] else math.nan,
         spearman(curve.strengths, curve.mean_effects),
         ranks,
@@ -372,14 +380,10 @@ def regulation_of(runs: Sequence[Run], arm: str) -> Regulated:
     )
 
 
-def slope_share(reference: Curve, curve: Curve, on: Rows, far: Rows) -> float:
-    """Return the slope of a curve over that of a reference; see Regulated. on, far: masks of prompts, (prompts,)."""
-    effect = min(each.mean_effects.max() for each in (reference, curve))
-    places = [at_effect(each, float(effect)) for each in (reference, curve)]
-    if places[0] is None or places[1] is None:
-        return math.nan
-    theirs, ours = (effects[on].mean() - effects[far].mean() for effects, _ in (places[0], places[1]))
-    return float(ours / theirs)
+def matched_at(curve: Curve, effect: float) -> tuple[Array, Array]:
+    """Return effect and cost of every prompt at a mean effect; nan where the curve does not have it."""
+    nothing = np.full(len(curve.effects), np.nan)
+    return at_effect(curve, effect) or (nothing, nothing)
 
 
 def regulation_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:
@@ -388,12 +392,14 @@ def regulation_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[st
     for arm in arms_of(run.curves["mean"][1] for run in runs):
         found = regulation_of(runs, arm)
         rows.append([
-            arm, number(found.spread), number(found.slope), interval(found.on_target, 3), number(found.half),
-            number(found.rank), percent(found.broken),
+            arm, number(found.spread), number(found.effect), interval(found.on_target, 3),
+            interval(found.on_target_static, 3), number(found.slope), number(found.half), number(found.rank),
+            percent(found.broken),
         ])  # fmt: skip
     headers = (
-        "arm", "spread over static's at its effect", "on target less far, over static's", "cost on target",
-        "share of the effect at half the dial", "rank correlation", "broken at the last strength",
+        "arm", "spread over static's at its effect", "added effect that both have", "cost on target there",
+        "static's", "effect on target less far, over static's", "share of the effect at half the dial",
+        "rank correlation, averaged", "broken at the last strength",
     )  # fmt: skip
     return headers, rows
 

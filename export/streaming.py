@@ -128,10 +128,13 @@ class SafetensorsFolder:
 
         self._folder, self._network = folder, network
         self._shards: dict[str, Path] = {}
+        shapes: dict[str, list[int]] = {}
         for shard in self._files():
             try:
                 with safe_open(shard, framework="pt") as file:
-                    self._shards |= dict.fromkeys(file.keys(), shard)
+                    keys = file.keys()
+                    self._shards |= dict.fromkeys(keys, shard)
+                    shapes |= {key: file.get_slice(key).get_shape() for key in keys}
             except Exception as error:  # SafetensorError is no subclass of any error that it is like
                 raise ModelError(
                     "shard is truncated or corrupt", where=shard, found=str(error), remedy=AGAIN
@@ -147,6 +150,23 @@ class SafetensorsFolder:
             prefix = network.base_model_prefix
             name, pattern = rename_source_key(key, renamings, converters, prefix, expected)
             self._parts.setdefault(name, []).append((pattern, key))
+        for name, parts in self._parts.items():
+            if name in expected and len(parts) > 1:  # now, on the meta device: after hours it is too late
+                self._check(name, [(pattern, torch.empty(shapes[key], device="meta")) for pattern, key in parts])
+
+    def _check(self, name: str, parts: list[tuple[str | None, torch.Tensor]]) -> None:
+        """Raise ModelError when a tensor cannot be made of these parts."""
+        expected = tuple(self._network.get_parameter(name).shape)
+        found: object
+        try:
+            found = tuple(self._converted(name, parts)[name].shape)
+        except RuntimeError as error:  # parts that do not go together
+            found = error
+        if found != expected:
+            wanted = f"{name}, {expected}"
+            raise ModelError(
+                "parts of a tensor are missing", where=self._folder, expected=wanted, found=found, remedy=AGAIN
+            )
 
     def _files(self) -> list[Path]:
         index = self._folder / INDEX

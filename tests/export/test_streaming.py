@@ -250,6 +250,18 @@ def split_gguf(sources: dict[str, Path], tmp_path: Path) -> list[Path]:
     return [Path(shutil.copy(file, tmp_path)) for file in sorted(first.parent.glob("split-*.gguf"))]
 
 
+@pytest.mark.parametrize("part", ["up_proj", "down_proj"])
+def test_missing_expert_is_refused_before_anything_is_computed(tiny: ModuleType, tmp_path: Path, part: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny.make_model("qwen3moe", tmp_path / "experts").folder
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[f"model.layers.1.mlp.experts.2.{part}.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"parts of a tensor are missing; expected model\.layers\.1\.mlp\.experts"):
+        load_model(folder, STREAM)
+
+
 @pytest.mark.parametrize("stream", ["always", "never"])
 def test_split_gguf_equals_the_one_file(sources: dict[str, Path], stream: str) -> None:
     whole, loaded = load_model(sources["F32"]), load_model(sources["split"], LoadOptions(stream, "cpu"))
