@@ -34,7 +34,7 @@ def documented(start_server: Any, make_controller: Any, folder: Path) -> Any:
 def test_python_examples_print_an_answer(code: str, documented: Any, capsys: pytest.CaptureFixture[str]) -> None:
     code = code.replace(ADDRESS, documented.url).replace("smollm2", "tiny")
     exec(code, {})
-    assert len(capsys.readouterr().out) > 10
+    assert capsys.readouterr().out.strip()
 
 
 def test_the_page_has_examples() -> None:

@@ -31,6 +31,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 expect = playwright.expect
+
+REPEATED_SEEDS = "{ let last = 1; Math.random = () => (last = (last * 48271) % 2147483647) / 2147483647; }\n"
+"""Run in every page, so that an answer by a random seed is the same on every run."""
 expect.set_options(timeout=30_000)
 
 
@@ -191,8 +194,7 @@ def visit(browser: Browser, site: Site) -> Iterator[Opener]:
         def open_page(url: str = site.url, *, script: str = "", ready: bool = True, **options: Any) -> Visit:
             context = browser.new_context(**options)
             closing.callback(context.close)
-            if script:
-                context.add_init_script(script)
+            context.add_init_script(REPEATED_SEEDS + script)
             made = Visit(context.new_page(), context)
             opened.append(made)
             watch(made, url)
