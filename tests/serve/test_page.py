@@ -31,10 +31,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 expect = playwright.expect
+expect.set_options(timeout=30_000)
 
 REPEATED_SEEDS = "{ let last = 1; Math.random = () => (last = (last * 48271) % 2147483647) / 2147483647; }\n"
 """Run in every page, so that an answer by a random seed is the same on every run."""
-expect.set_options(timeout=30_000)
 
 
 # ---- the server ----
