@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results_page import LOOPS, REFERENCE, UPPER, Run, draw, page, picture_of
+from results_page import LOOPS, REFERENCE, SCHEDULED, UPPER, Run, draw, page, picture_of
 
 from edgesteer.concept import load_concept, load_neutral, resolve_concept
 from edgesteer.controller import Controller
@@ -56,12 +56,20 @@ CONCEPTS = (
 REFERENCE_FRACTIONS, OPEN_FRACTIONS = (0.2, 0.35, 0.5, 0.75), (0.25, 0.45, 0.7)
 CLOSED_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 """Strengths, as shares of the upper end of a controller's safe range."""
+SCHEDULED_FRACTIONS = (0.15, 0.3, 0.45, 0.6), (0.25, 0.45, 0.65, 0.85)
+"""Those of `scheduled` without and with a loop: its range on neutral text is longer than that of a static vector."""
 KICK: dict[str, Any] = {"target": 0.6, "slope": 2.0, "memory_tokens": 12.0, "fade_tokens": 3.0}
 """The outer loop with a reserve that empties."""
+SLOW_KICK = {**KICK, "fade_tokens": 8.0}
+DECAY_FRACTIONS = (1.0, 1.4)
+"""The end of the dial of a push that decays: beyond the range of one that stays."""
 UPPER_STRENGTH = 1.4
 """How much further a static vector's dial goes where only the upper half of the blocks pushes."""
 JACOBIAN_PROMPTS, CALIBRATION_TEXTS = 8, 2
 """Fewer than by default: the sweep finds by itself what a strength does."""
+
+PARTS = ("", "-scheduled")
+"""Endings of the names of a concept's sidecars, which are made apart."""
 
 Rows = Iterator[tuple[str, int]]
 
@@ -137,17 +145,18 @@ def suite_of(concept: str, data: Path, work: Path, limit: int | None) -> Suite:
 
 
 def export_all(model: str, concepts: Sequence[str], work: Path) -> None:
-    """Write a sidecar with all controllers of each concept, where it is missing."""
+    """Write the sidecars with all controllers of each concept, where one is missing."""
     from edgesteer.export.pipeline import ExportOptions, analyse, controller_of
     from edgesteer.export.weights import load_model
 
-    missing = [concept for concept in concepts if not sidecar_path(model, concept, work).exists()]
+    files = {concept: [sidecar_path(model, concept, work, part) for part in PARTS] for concept in concepts}
+    missing = [concept for concept, paths in files.items() if not all(path.exists() for path in paths)]
     if not missing:
         return
     loaded = load_model(model_path(model, work))
     options = ExportOptions(jacobian_prompts=JACOBIAN_PROMPTS)
     third = loaded.n_blocks // 3
-    variants: dict[str, dict[str, Any]] = {
+    first: dict[str, dict[str, Any]] = {
         LOOPS[0]: {},
         REFERENCE: {"law": "add"},
         "static-middle": {"law": "add", "blocks": tuple(range(third, loaded.n_blocks - third))},
@@ -156,19 +165,23 @@ def export_all(model: str, concepts: Sequence[str], work: Path) -> None:
         "pid": {"law": "pid"},
         "rotate": {"law": "rotate"},
     }
+    variants = {PARTS[0]: first, PARTS[1]: {SCHEDULED[0]: {"law": "scheduled"}}}
     for concept in missing:
         print(f"export {model} {concept}", flush=True)
         analysis = analyse(loaded, load_concept(resolve_concept(concept)), load_neutral(), options, Quiet())
         analysis = replace(analysis, calibration_texts=analysis.calibration_texts[:CALIBRATION_TEXTS])
-        controllers = {}
-        for name, changes in variants.items():
-            try:
-                made = controller_of(loaded, analysis, replace(options, **changes), Quiet())
-            except SteeringError as error:  # such as `rotate` where no block has its classes on opposite sides
-                print(f"{model} {concept}: no {name}: {error}", flush=True)
+        for part, path in zip(PARTS, files[concept], strict=True):
+            if path.exists():
                 continue
-            controllers[name] = replace(made, name=name)
-        write_sidecar(sidecar_path(model, concept, work), Sidecar(loaded.fingerprint, controllers))
+            controllers = {}
+            for name, changes in variants[part].items():
+                try:
+                    made = controller_of(loaded, analysis, replace(options, **changes), Quiet())
+                except SteeringError as error:  # such as `rotate` where no block has its classes on opposite sides
+                    print(f"{model} {concept}: no {name}: {error}", flush=True)
+                    continue
+                controllers[name] = replace(made, name=name)
+            write_sidecar(path, Sidecar(loaded.fingerprint, controllers))
 
 
 class Quiet:
@@ -190,10 +203,10 @@ def model_path(model: str, work: Path) -> Path:
     return output
 
 
-def sidecar_path(model: str, concept: str, work: Path) -> Path:
+def sidecar_path(model: str, concept: str, work: Path, part: str = "") -> Path:
     folder = work / model
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{concept}.gguf"
+    return folder / f"{concept}{part}.gguf"
 
 
 def arms_of(controllers: Mapping[str, Controller], suite: Suite, has_chat: bool) -> list[Arm]:
@@ -205,9 +218,13 @@ def arms_of(controllers: Mapping[str, Controller], suite: Suite, has_chat: bool)
         *(Arm(name, each, strengths(each, CLOSED_FRACTIONS)) for name, each in loops.items()),
         Arm(REFERENCE, static, strengths(static, REFERENCE_FRACTIONS), loop="open"),
         *(Arm(name, each, strengths(each, OPEN_FRACTIONS), loop="open") for name, each in others.items()),
-        Arm("decay", static, strengths(static, OPEN_FRACTIONS), loop="decay"),
+        decay_of(static, OPEN_FRACTIONS),
     ]
     return [*arms, Arm("system-prompt", system=suite.system)] if has_chat else arms
+
+
+def decay_of(static: Controller, fractions: Iterable[float]) -> Arm:
+    return Arm("decay", static, strengths(static, fractions), loop="decay")
 
 
 def upper_arms_of(controllers: Mapping[str, Controller]) -> list[Arm]:
@@ -220,16 +237,28 @@ def upper_arms_of(controllers: Mapping[str, Controller]) -> list[Arm]:
     ]
 
 
+def scheduled_arms_of(scheduled: Controller) -> list[Arm]:
+    """Return the ways of steering with a scheduled gain: across tokens open, decaying, and with two loops."""
+    open_, closed = (strengths(scheduled, each) for each in SCHEDULED_FRACTIONS)
+    names = dict(zip(("open", "decay", "closed", "kick"), SCHEDULED, strict=True))
+    return [
+        Arm(names["open"], scheduled, open_, loop="open"),
+        Arm(names["decay"], scheduled, closed, loop="decay"),
+        Arm(names["closed"], scheduled, closed),
+        Arm(names["kick"], kicked(scheduled, SLOW_KICK), closed),
+    ]
+
+
 def upper_half(controller: Controller, further: float = 1.0) -> Controller:
     low, high = controller.safe_range
     kept = np.array(controller.blocks) >= controller.n_blocks // 2
     return replace(restricted(controller, kept), safe_range=(further * low, further * high))
 
 
-def kicked(controller: Controller) -> Controller:
+def kicked(controller: Controller, loop: Mapping[str, Any] = KICK) -> Controller:
     """Return a controller whose outer loop has a reserve that empties."""
     assert controller.sensor is not None
-    return replace(controller, sensor=replace(controller.sensor, **KICK))
+    return replace(controller, sensor=replace(controller.sensor, **loop))
 
 
 def strengths(controller: Controller, fractions: Iterable[float]) -> tuple[float, ...]:
@@ -241,16 +270,19 @@ def strengths(controller: Controller, fractions: Iterable[float]) -> tuple[float
 
 def sweep(model: LlamaModel, name: str, concept: str, suite: Suite, work: Path, options: argparse.Namespace) -> Run:
     """Generate and judge the texts of one concept, or read those that are there; new ones get a report."""
-    path = sidecar_path(name, concept, work)
+    path, scheduled = (sidecar_path(name, concept, work, part) for part in PARTS)
     judges = [make_judge(spec, suite.folder) for spec in suite.judges]
     controllers = read_sidecar(path).controllers
     records: dict[Key, Record] = {}
-    for folder, arms in (
-        (work / name / concept, arms_of(controllers, suite, model.chat.source is not None)),
-        (work / name / concept / "upper", upper_arms_of(controllers)),
+    folder = work / name / concept
+    for part, sidecar, arms in (
+        (folder, path, arms_of(controllers, suite, model.chat.source is not None)),
+        (folder / "upper", path, upper_arms_of(controllers)),
+        (folder / "decay", path, [decay_of(controllers[REFERENCE], DECAY_FRACTIONS)]),
+        (folder / "scheduled", scheduled, scheduled_arms_of(read_sidecar(scheduled).controllers[SCHEDULED[0]])),
     ):
-        for record in texts_of(model, suite, arms, judges, folder, path, options):
-            records.setdefault(record.key, record)  # the unsteered ones are in both
+        for record in texts_of(model, suite, arms, judges, part, sidecar, options):
+            records.setdefault(record.key, record)  # the unsteered ones are in all
     print(f"{name} {concept}: {len(records)} texts", flush=True)
     return Run(name, concept, suite, judges, list(records.values()))
 

@@ -40,8 +40,10 @@ LOOPS = ("closed", "closed-kick", "closed-static", "kick-static")
 UPPER = ("closed-upper", "closed-static-upper", "static-upper")
 """Two of the loops, and the static vector, at the upper half of the blocks."""
 Rows = NDArray[np.bool_]
-CLOSED = (*LOOPS, *UPPER[:2])
-DRAWN = ("static", "static-upper", "decay", *CLOSED)
+SCHEDULED = ("scheduled", "scheduled-decay", "scheduled-closed", "scheduled-kick")
+"""The static vector at the upper half with a gain scheduled by uncertainty: four ways across tokens."""
+CLOSED = (*LOOPS, *UPPER[:2], *SCHEDULED[2:])
+DRAWN = ("static", "decay", "closed", "closed-static", *SCHEDULED)
 MOST_NATS = 0.6
 """Beyond it a fit is of broken text."""
 HOPELESS = 100.0

@@ -75,9 +75,9 @@ def export_control_vector(path: str | os.PathLike[str], controller: Controller) 
     A control vector cannot hold block 0: a controller that steers it too loses that part.
 
     Raises SidecarError when block 0 is all that is steered or the law adds nothing that is the same for every text
-    (`ablate`, `rotate`), EdgeSteerError when the file cannot be written.
+    (`ablate`, `rotate`, `scheduled`), EdgeSteerError when the file cannot be written.
     """
-    if controller.law in ("ablate", "rotate"):
+    if controller.law in ("ablate", "rotate", "scheduled"):
         raise SidecarError(
             "has no control vector",
             where=controller.name,

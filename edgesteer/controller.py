@@ -10,7 +10,9 @@ Every law is one shape. At a steered block i, for one token whose residual strea
     x        <- x + control_i * gain_i
 
 where x_read is the block's output, or its input (`a-lqr`, `pid`), probe_i is absent for `add` (then the measurement
-is 0), and phi is the identity (hold), max(0, .) (floor) or min(0, .) (ceiling). Two laws write more than that:
+is 0), and phi is the identity (hold), max(0, .) (floor) or min(0, .) (ceiling). `scheduled` measures minus the
+uncertainty about the next token, without a setpoint: control_i = level * max(0, uncertainty_i), so that its effort is
+the level. Two laws write more than that:
 
     pid      x <- x + sum over j <= i of coupling_ij control_j gain_j: over the blocks that this token went through
     rotate   x is turned by effort * (rest_i + level * span_i) radians in the plane of two unit axes, gain_i = probe_i
@@ -32,7 +34,7 @@ from edgesteer.errors import SidecarError, SteeringError
 
 Array = NDArray[np.float32]
 
-LAWS = ("lqr", "a-lqr", "add", "ablate", "pid", "rotate")
+LAWS = ("lqr", "a-lqr", "add", "scheduled", "ablate", "pid", "rotate")
 MODES = ("one-sided", "hold", "floor", "ceiling")
 UNIT_TOLERANCE = 1e-4
 FADE_IN = 0.25
@@ -200,6 +202,11 @@ class Controller:
         return self.law in ("a-lqr", "pid")
 
     @property
+    def has_setpoint(self) -> bool:
+        """Whether control is by the distance of a reading of the concept from where it should be."""
+        return self.law not in ("scheduled", "rotate")
+
+    @property
     def coupling(self) -> NDArray[np.float64]:
         """(m, m) lower triangular: the i-th steered block writes the sum over j of coupling_ij control_j gain_j."""
         unit = np.eye(len(self.blocks))
@@ -345,12 +352,17 @@ class Controller:
         chosen = mode or self.mode
         if chosen not in MODES:
             raise SteeringError("unknown mode", where=self.name, expected=" or ".join(MODES), found=chosen)
-        if self.law in ("add", "ablate", "rotate"):
-            chosen = "hold"  # there is no setpoint, so no side of it to restrict
-        chosen = sided(chosen, strength)
         efforts = {"lqr": min(1.0, abs(strength) / FADE_IN), "ablate": min(1.0, max(0.0, strength))}
         effort = efforts.get(self.law, float(strength != 0))
-        return Command(level=self.dial(strength) * self.scale, effort=effort, mode=chosen)
+        return self.at_level(self.dial(strength) * self.scale, effort, sided(chosen, strength))
+
+    def at_level(self, level: float, effort: float = 1.0, mode: str | None = None) -> Command:
+        """Return the command of a level. mode: None for the controller's."""
+        if self.law == "scheduled":
+            return Command(level=0.0, effort=effort * level, mode="floor")
+        if self.law in ("add", "ablate", "rotate"):
+            mode = "hold"  # there is no setpoint, so no side of it to restrict
+        return Command(level=level, effort=effort, mode=sided(mode or self.mode, level))
 
 
 def sided(mode: str, strength: float) -> str:

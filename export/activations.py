@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from edgesteer.control.activations import Activations
+from edgesteer.control.uncertainty import entropy
 from edgesteer.controller import Array
-from edgesteer.export.sweep import Sweep
+from edgesteer.export.sweep import Sweep, embedded, logits_of
 from edgesteer.export.weights import LoadedModel, TokenizedText
 from edgesteer.export.workers import ALONE, Workers
 from edgesteer.scratch import release, scratch_array
@@ -67,3 +69,16 @@ def collect_activations(
     return Activations(
         read, len(stream), np.arange(sum(lengths)), np.repeat(np.arange(len(texts)), lengths), np.concatenate(position)
     )
+
+
+@torch.no_grad()
+def next_token_entropies(
+    model: LoadedModel, texts: Sequence[TokenizedText], activations: Activations
+) -> NDArray[np.float64]:
+    """Return the entropy of the next token after each of some texts' tokens, in nats: (N,), as the activations are."""
+    packed = embedded(model, texts[0].tokens)[2]
+    last = torch.from_numpy(activations.at(model.n_blocks)).to(model.device)
+    starts = np.flatnonzero(np.diff(activations.text)) + 1
+    with model.head():  # text by text, for the logits of all would be large
+        parts = [entropy(logits_of(model, x, packed).numpy()) for x in torch.tensor_split(last, starts.tolist())]
+    return np.concatenate(parts).astype(np.float64)

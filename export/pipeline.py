@@ -15,9 +15,10 @@ from edgesteer.control.feature_cost import FeatureModel
 from edgesteer.control.linear_model import DenseModel, LinearModel
 from edgesteer.control.options import ControllerOptions, require_option
 from edgesteer.control.synthesis import Analysis, analyse_classes, make_controller, named_by_law, steered_blocks
+from edgesteer.control.uncertainty import Uncertainty, fit_uncertainty
 from edgesteer.controller import Controller
 from edgesteer.errors import SteeringError
-from edgesteer.export.activations import collect_activations
+from edgesteer.export.activations import collect_activations, next_token_entropies
 from edgesteer.export.calibrate import TorchTexts
 from edgesteer.export.jacobians import PRECISIONS, LinearizationPoints, jacobians_at, sensitivities_at
 from edgesteer.export.weights import LoadedModel, TokenizedText
@@ -154,15 +155,19 @@ def collect(
     options: ExportOptions,
     progress: Progress,
     workers: Workers,
-) -> tuple[Classes, Activations, Activations]:
-    """Return the activations of both classes, of neutral completions, and of the words of neutral prompts."""
+) -> tuple[Classes, Activations, Activations, Uncertainty]:
+    """Return the activations of both classes, of neutral completions, of the words of neutral prompts; and what they
+    say of the next token's entropy.
+    """
     poles = (positive, negative, neutral)
     texts = [text for pole in poles for text in pole]  # together, so that weights that are streamed are read once
     advance = progress.stage("activations", model.n_blocks * len(texts))
     completions, words = neutral_parts(collect_activations(model, texts, advance, neutral_rows, workers), texts)
+    entropies = next_token_entropies(model, texts, completions)
+    uncertainty = fit_uncertainty([completions], entropies, options.shrinkage)
     of = np.repeat(np.arange(3), [len(pole) for pole in poles])
     up, down, plain = (completions.select(of == pole) for pole in range(3))
-    return classes_of(up, down, options.pooling), plain, words.select(of == 2)
+    return classes_of(up, down, options.pooling), plain, words.select(of == 2), uncertainty
 
 
 def choose_prompts(

@@ -20,7 +20,8 @@ class SteeringReport:
     alpha_before and alpha_after (around the control), push (|u|, in units of the residual stream).
     error_before, error_after: root mean square of setpoint - alpha over tokens and blocks where control acted.
     `rotate` has no setpoint of alpha: there setpoint is the angle asked, in radians, the errors are 0, and push is the
-    part of u along the concept's direction.
+    part of u along the concept's direction. Nor has `scheduled`: there setpoint and errors are 0, and alpha_before and
+    alpha_after are minus the uncertainty that the law measured.
     error_bound: root mean square of the certificate's bounds on the error after control; NaN without a certificate that
     covers strength and mode. checks: per steered block, tokens at which error and bound were compared; violations:
     those at which the error was larger.
@@ -82,7 +83,7 @@ class Trace:
         """Take in one decoded token: (controller's sites,) each. Return the sensor's reading and the controls (m,)."""
         m = len(self._controller.blocks)
         b, a, u = before[:m], after[:m], control[:m]
-        acted = (u != 0) & (self._controller.law != "rotate")
+        acted = (u != 0) & self._controller.has_setpoint
         self._n_tokens += 1
         self._n_acted += int(np.count_nonzero(acted))
         self._before += b

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import llama_cpp
 import numpy as np
+from numpy.typing import NDArray
 
 from edgesteer.concept import Example
 from edgesteer.control.activations import Activations
 from edgesteer.control.calibration import SteeredText
+from edgesteer.control.uncertainty import entropy
 from edgesteer.controller import Array, Command, Controller
 from edgesteer.fingerprint import Fingerprint, fingerprint_of_gguf
 from edgesteer.runtime.engine import Commands, Engine
@@ -89,21 +91,24 @@ class TextReader:
         texts: Sequence[ExampleTokens],
         rows: Callable[[ExampleTokens], slice],
         progress: Callable[[], None] = lambda: None,
-    ) -> Activations:
-        """Run every text once and keep the residual stream over some of its rows; it lies on the disk.
+    ) -> tuple[Activations, NDArray[np.float64]]:
+        """Run every text once and keep the residual stream over some of its rows, on the disk; and the entropy of the
+        next token after each of those rows, (N,), in nats.
 
         Raises EdgeSteerError when the disk has no room for it, and what Engine.decode raises.
         """
         kept = [range(len(text.tokens))[rows(text)] for text in texts]
         ends = np.cumsum([len(each) for each in kept])
         stream = scratch_array(self.n_blocks + 1, int(ends[-1]), self.model.width, on_disk=True)
+        entropies = np.zeros(int(ends[-1]))
         previous: Sequence[int] = ()
         with self.engine([max(texts, key=lambda text: len(text.tokens))]) as engine:
             captured = capture_all(engine)
             for index in sorted(range(len(texts)), key=lambda i: texts[i].tokens):  # neighbours share their start
                 text, each, end = texts[index], kept[index], ends[index]
                 known = min(each.start, common_length(previous, text.tokens)) if engine.can_reuse else 0
-                read_stream(engine, text, each, captured, stream[:, end - len(each) : end], known)
+                out = slice(end - len(each), end)
+                entropies[out] = read_stream(engine, text, each, captured, stream[:, out], known)
                 release(stream)
                 previous = text.tokens
                 progress()
@@ -113,13 +118,10 @@ class TextReader:
             values: Array = stream[boundary]
             return values
 
-        return Activations(
-            read,
-            len(stream),
-            np.arange(int(ends[-1])),
-            np.repeat(np.arange(len(texts)), [len(each) for each in kept]),
-            np.concatenate([np.asarray(each, dtype=np.int64) for each in kept]),
-        )
+        lengths = [len(each) for each in kept]
+        positions = np.concatenate([np.asarray(each, dtype=np.int64) for each in kept])
+        text_of = np.repeat(np.arange(len(texts)), lengths)
+        return Activations(read, len(stream), np.arange(len(text_of)), text_of, positions), entropies
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:
@@ -135,13 +137,19 @@ def capture_all(engine: Engine) -> list[Array]:
 
 def read_stream(
     engine: Engine, text: ExampleTokens, rows: range, captured: Sequence[Array], out: Array, known: int
-) -> None:
-    """Write the residual stream of some rows of a text to `out`, (T+1, rows, width). known: as for `decoded`."""
+) -> list[float]:
+    """Write the residual stream of some rows of a text to `out`, (T+1, rows, width); return the next token's entropies.
+
+    known: as for `decoded`.
+    """
+    entropies: list[float] = []
     for first, wanted in decoded(engine, text.tokens, rows, known):
         to = slice(wanted.start - rows.start, wanted.stop - rows.start)
         for boundary, stream in enumerate(captured[:-1]):
             out[boundary, to] = stream[wanted.start - first : wanted.stop - first]
         out[-1, to] = captured[-1][: len(wanted)]  # the last block computes the rows that asked for logits only
+        entropies += [float(entropy(engine.logits(row - first))) for row in wanted]
+    return entropies
 
 
 def decoded(

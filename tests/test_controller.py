@@ -53,6 +53,16 @@ def test_other_laws_act_in_full_at_any_strength(
     assert controller.command(strength) == Command(2 * strength, 1.0, "hold")
 
 
+@pytest.mark.parametrize("strength", [-2.0, -0.1, 0.1, 2.0])
+def test_a_scheduled_gain_is_scaled_by_the_level_and_never_turned_round(
+    make_controller: Callable[..., Controller], strength: float
+) -> None:
+    """Below 0 it pushes the other way as hard, where the uncertainty is as large."""
+    controller = replace(make_controller(6, 8, law="scheduled"), scale=2.0)
+    assert controller.command(strength, "ceiling") == Command(0.0, 2 * strength, "floor")
+    assert controller.at_level(3.0, 0.5) == Command(0.0, 1.5, "floor")
+
+
 @pytest.mark.parametrize(("strength", "share"), [(-2.0, 0.0), (-0.1, 0.0), (0.3, 0.3), (1.0, 1.0), (2.0, 1.0)])
 def test_ablation_removes_the_share_that_the_strength_says(
     make_controller: Callable[..., Controller], strength: float, share: float

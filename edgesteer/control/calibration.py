@@ -179,7 +179,7 @@ def calibrate_level(controller: Controller, calibration: Calibration, options: C
     wanted = sorted((options.safe_nats, options.safe_nats if fixed else options.dial_nats))
 
     def search(sign: float) -> tuple[Float, Float]:
-        commands = [controller.command(sign)._replace(level=sign * each) for each in LEVELS]
+        commands = [controller.at_level(sign * each) for each in LEVELS]
         tried, curve = divergence_curve(controller, calibration, commands, FIRST_LEVEL, *wanted)
         return curve, np.array(LEVELS)[tried]
 

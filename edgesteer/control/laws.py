@@ -26,6 +26,16 @@ def static_law(direction: Float) -> Tensors:
     return {"probe": None, "offset": zeros, "gain": direction, "rest": zeros, "span": np.ones(len(direction))}
 
 
+def scheduled_law(direction: Float, probe: Float, offset: Float) -> Tensors:
+    """Return the tensors of `scheduled`: level times E times how uncertain the next token is, next to neutral text.
+
+    A gain that is scheduled by a reading of the state: a push costs as much where the model has made up its mind, and
+    does nothing there. probe, offset: see edgesteer/control/uncertainty.py, at the blocks' outputs.
+    """
+    zeros = np.zeros(len(direction))
+    return {"probe": -probe, "offset": -offset, "gain": direction, "rest": zeros, "span": zeros}
+
+
 def regulator_law(
     direction: Float, probe: Float, gain: Float, negative_mean: Float, neutral_mean: NDArray[Any]
 ) -> Tensors:

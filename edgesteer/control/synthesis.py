@@ -25,11 +25,13 @@ from edgesteer.control.laws import (
     projection_law,
     regulator_law,
     rotation_law,
+    scheduled_law,
     second_axes,
     static_law,
 )
 from edgesteer.control.linear_model import LinearModel
 from edgesteer.control.options import ControllerOptions
+from edgesteer.control.uncertainty import Uncertainty
 from edgesteer.controller import Controller, Pid, Provenance, Sensor, Statistics
 from edgesteer.errors import SteeringError
 from edgesteer.progress import Progress
@@ -54,6 +56,7 @@ class Analysis:
     """(T+1, n) of the planes of `rotate`; see edgesteer/control/laws.py."""
     probes: Float
     """(T+1, n) whitened."""
+    uncertainty: Uncertainty
     statistics: Statistics
     sensor: Sensor
     """For a controller that steers nothing yet."""
@@ -71,6 +74,7 @@ def analyse_classes(
     classes: Classes,
     neutral: Activations,
     neutral_prompts: Activations,
+    uncertainty: Uncertainty,
     linear_model: LinearModel,
     jacobian_count: int,
     options: ControllerOptions,
@@ -92,6 +96,7 @@ def analyse_classes(
         principal_directions=principal_directions(*pooled),
         second_axes=second_axes(np.concatenate(pooled), classes.direction),
         probes=w,
+        uncertainty=uncertainty,
         statistics=alpha_statistics(classes, neutral, w, separations),
         sensor=make_sensor(classes, neutral, neutral_prompts, w, int(np.argmax(separations))),
         linear_model=linear_model,
@@ -145,8 +150,10 @@ def check_same_analysis(analysis: Analysis, options: ControllerOptions) -> None:
 
 
 def steered_blocks(n_blocks: int, options: ControllerOptions) -> tuple[int, ...]:
-    """Return the blocks that the options ask for. Raises SteeringError when the model does not have them."""
-    blocks = options.blocks or tuple(range(n_blocks))
+    """Return the blocks that the options ask for: by default all, for `scheduled` the upper half, where the next token
+    is being chosen. Raises SteeringError when the model does not have them.
+    """
+    blocks = options.blocks or tuple(range(n_blocks // 2 if options.law == "scheduled" else 0, n_blocks))
     if not all(0 <= b < n_blocks for b in blocks):
         raise SteeringError("steered blocks are outside the model", expected=f"0 to {n_blocks - 1}", found=blocks)
     return blocks
@@ -202,6 +209,9 @@ def law_tensors(
         case "add":
             chosen = analysis.principal_directions if options.direction == "pca" else direction
             tensors = static_law(chosen[outputs])
+        case "scheduled":
+            measured = analysis.uncertainty
+            tensors = scheduled_law(direction[outputs], measured.probe[outputs], measured.offset[outputs])
         case "ablate":
             tensors = ablation_law(direction[outputs])
         case "rotate":

@@ -17,6 +17,7 @@ from edgesteer.control.classes import Classes, classes_of
 from edgesteer.control.factored_model import FactoredModel
 from edgesteer.control.options import ControllerOptions
 from edgesteer.control.synthesis import analyse_classes, make_controller, named_by_law, steered_blocks
+from edgesteer.control.uncertainty import Uncertainty, fit_uncertainty
 from edgesteer.controller import Controller
 from edgesteer.dynamics import Dynamics
 from edgesteer.progress import Progress
@@ -45,7 +46,7 @@ def learn_controllers(
     )
     analysis = analyse_classes(
         concept,
-        *collect(reader, positive, negative, plain, laws[0].pooling, progress),
+        *collect(reader, positive, negative, plain, laws[0], progress),
         FactoredModel(dynamics.blocks),
         dynamics.jacobian_count,
         laws[0],
@@ -67,12 +68,17 @@ def collect(
     positive: Sequence[ExampleTokens],
     negative: Sequence[ExampleTokens],
     neutral: Sequence[ExampleTokens],
-    pooling: str,
+    options: ControllerOptions,
     progress: Progress,
-) -> tuple[Classes, Activations, Activations]:
-    """Return the activations of both classes, of neutral completions, and of the words of neutral prompts."""
+) -> tuple[Classes, Activations, Activations, Uncertainty]:
+    """Return the activations of both classes, of neutral completions, of the words of neutral prompts; and what they
+    say of the next token's entropy.
+    """
     advance = progress.stage("activations", len(positive) + len(negative) + len(neutral))
-    both = reader.activations([*positive, *negative], completion_rows, advance)
+    both, entropies = reader.activations([*positive, *negative], completion_rows, advance)
     is_positive = np.arange(len(positive) + len(negative)) < len(positive)
-    classes = classes_of(both.select(is_positive), both.select(~is_positive), pooling)
-    return classes, *neutral_parts(reader.activations(neutral, neutral_rows, advance), neutral)
+    classes = classes_of(both.select(is_positive), both.select(~is_positive), options.pooling)
+    plain, plain_entropies = reader.activations(neutral, neutral_rows, advance)
+    completions, words = neutral_parts(plain, neutral)
+    entropies = np.concatenate([entropies, plain_entropies[completions.row]])
+    return classes, completions, words, fit_uncertainty([both, completions], entropies, options.shrinkage)

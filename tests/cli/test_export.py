@@ -20,7 +20,7 @@ from gguf import GGUFWriter
 
 from edgesteer.cli.declared import fields_of
 from edgesteer.concept import ConceptSet, Example
-from edgesteer.controller import Controller
+from edgesteer.controller import LAWS, Controller
 from edgesteer.export.checkpoint import Checkpoint, Sum, unfinished
 from edgesteer.fingerprint import Fingerprint
 from edgesteer.sidecar import read_sidecar
@@ -283,8 +283,8 @@ def test_only_the_first_of_torchruns_processes_speaks(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--law", "lqg"], "unknown law; expected lqr or a-lqr or add or ablate or pid or rotate; found lqg"),
-        (["--law", "lqr,lqg"], "unknown law; expected lqr or a-lqr or add or ablate or pid or rotate; found lqg"),
+        (["--law", "lqg"], f"unknown law; expected {' or '.join(LAWS)}; found lqg"),
+        (["--law", "lqr,lqg"], f"unknown law; expected {' or '.join(LAWS)}; found lqg"),
         (["--pooling", "max"], "unknown pooling; expected mean or last; found max"),
         (["--input-cost", "0"], "input_cost is out of range; expected above 0; found 0.0"),
         (["--seed", "-1"], "seed is out of range; expected at least 0; found -1"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edgesteer.concept import load_neutral
+from edgesteer.controller import LAWS
 from edgesteer.dynamics import DynamicsSidecar, read_dynamics, write_dynamics
 from edgesteer.sidecar import read_sidecar
 
@@ -101,7 +102,7 @@ def test_dynamics_of_another_model_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--law", "lqg"], "unknown law; expected lqr or a-lqr or add or ablate or pid or rotate; found lqg"),
+        (["--law", "lqg"], f"unknown law; expected {' or '.join(LAWS)}; found lqg"),
         (["--input-cost", "0"], "input_cost is out of range; expected above 0; found 0.0"),
         (["--blocks", "3-4"], "steered blocks are outside the model; expected 0 to 3; found (3, 4)"),
         (["--dynamics", "nope.gguf"], "nope.gguf: "),

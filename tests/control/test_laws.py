@@ -13,6 +13,7 @@ from edgesteer.control.laws import (
     principal_directions,
     projection_law,
     rotation_law,
+    scheduled_law,
     second_axes,
     static_law,
     unit,
@@ -27,6 +28,16 @@ def test_static_law_by_hand() -> None:
     assert tensors["probe"] is None
     np.testing.assert_array_equal(tensors["gain"], E)
     np.testing.assert_array_equal(tensors["span"], [1, 1])
+
+
+def test_scheduled_law_by_hand() -> None:
+    """Where the predicted uncertainty w . x - b is 1.5, so is control at effort 1: -(p . x - offset)."""
+    w, b, x = np.array([[0.5, 0.0]]), np.array([-1.0]), np.array([1.0, 7.0])
+    tensors = scheduled_law(E[:1], w, b)
+    probe, offset = (np.asarray(tensors[name])[0] for name in ("probe", "offset"))
+    assert -(probe @ x - offset) == 1.5
+    np.testing.assert_array_equal(tensors["gain"], E[:1])
+    assert not any(np.any(tensors[name]) for name in ("rest", "span"))
 
 
 def test_paper_law_by_hand() -> None:

@@ -21,7 +21,7 @@ from edgesteer.control.linear_model import riccati_of
 from edgesteer.control.riccati import RiccatiSolution, regulator_direction, solve_riccati
 from edgesteer.controller import LAWS, Array, Controller, Pid
 from edgesteer.errors import ConceptError, SteeringError
-from edgesteer.export.activations import collect_activations
+from edgesteer.export.activations import collect_activations, residual_stream
 from edgesteer.export.jacobians import (
     PRECISIONS,
     LinearizationPoints,
@@ -228,6 +228,32 @@ def test_products_in_bfloat16_are_close_and_are_not_the_same(tiny_torch: LoadedM
         assert 1e-4 < np.linalg.norm(rounded - exact) / np.linalg.norm(exact) < 0.05
 
 
+def test_scheduled_measures_how_uncertain_the_next_token_is(
+    exported: dict[str, Controller], tiny_torch: LoadedModel, concept: ConceptSet
+) -> None:
+    """Minus the entropy of the network's own output over its mean, as far as a line through it goes."""
+    scheduled = exported["scheduled"]
+    assert scheduled.blocks == (2, 3)
+    assert scheduled.probe is not None
+    streams, entropies = [], []
+    for text in tokenize_all(tiny_torch, [*concept.positive_examples, *concept.negative_examples, *NEUTRAL]):
+        with torch.no_grad():
+            logits = tiny_torch.network(text.tokens[None]).logits[0, text.completion_start :]
+        entropies.append(torch.distributions.Categorical(logits=logits).entropy())
+        streams.append(residual_stream(tiny_torch, text.tokens)[:, text.completion_start :])
+    relative = torch.cat(entropies).numpy() / float(torch.cat(entropies).mean())
+    for site, block in enumerate(scheduled.blocks):
+        stream = torch.cat(streams, dim=1)[block + 1].numpy()
+        predicted = scheduled.offset[site] - stream @ scheduled.probe[site]
+        assert predicted.mean() == pytest.approx(1, abs=1e-4)
+        slope, _ = np.polyfit(predicted, relative, 1)
+        assert slope == pytest.approx(1, abs=0.01)
+
+
+def test_scheduled_pushes_along_the_class_direction(exported: dict[str, Controller], classes: Classes) -> None:
+    np.testing.assert_allclose(exported["scheduled"].gain, classes.direction[3:], rtol=1e-4, atol=1e-6)
+
+
 # ---- what all laws share ----
 
 
@@ -361,7 +387,7 @@ def test_linearization_uses_an_equal_share_of_both_poles(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"law": "lqg"}, "unknown law; expected lqr or a-lqr or add or ablate or pid or rotate; found lqg"),
+        ({"law": "lqg"}, f"unknown law; expected {' or '.join(LAWS)}; found lqg"),
         ({"pooling": "max"}, "unknown pooling; expected mean or last; found max"),
         ({"shrinkage": 0.0}, "shrinkage is out of range; expected above 0, at most 1; found 0.0"),
         ({"shrinkage": 1.5}, "shrinkage is out of range"),

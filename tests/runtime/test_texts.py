@@ -11,7 +11,7 @@ import pytest
 
 from edgesteer.concept import Example
 from edgesteer.controller import LAWS, Command, Controller
-from edgesteer.export.activations import collect_activations
+from edgesteer.export.activations import collect_activations, next_token_entropies
 from edgesteer.export.calibrate import TorchTexts
 from edgesteer.export.weights import LoadedModel
 from edgesteer.runtime import texts as module
@@ -51,7 +51,7 @@ def test_tokens_are_the_exporters(
 
 @pytest.mark.parametrize("rows", [completion_rows, neutral_rows])
 @pytest.mark.parametrize("batch_tokens", [128, 16])
-def test_residual_stream_is_pytorchs_at_every_boundary(
+def test_residual_stream_and_entropies_are_pytorchs(
     reader: TextReader,
     tiny_torch: LoadedModel,
     monkeypatch: pytest.MonkeyPatch,
@@ -62,8 +62,10 @@ def test_residual_stream_is_pytorchs_at_every_boundary(
     monkeypatch.setattr(module, "BATCH_TOKENS", batch_tokens)
     steps: list[None] = []
     texts = [reader.tokenize(each) for each in EXAMPLES]
-    ours = reader.activations(texts, rows, lambda: steps.append(None))
-    theirs = collect_activations(tiny_torch, [tiny_torch.tokenize(each) for each in EXAMPLES], rows=rows)
+    ours, entropies = reader.activations(texts, rows, lambda: steps.append(None))
+    tokenized = [tiny_torch.tokenize(each) for each in EXAMPLES]
+    theirs = collect_activations(tiny_torch, tokenized, rows=rows)
+    np.testing.assert_allclose(entropies, next_token_entropies(tiny_torch, tokenized, theirs), rtol=5e-3)
     np.testing.assert_array_equal(ours.text, theirs.text)
     np.testing.assert_array_equal(ours.position, theirs.position)
     for boundary in range(5):
