@@ -60,7 +60,8 @@ SCHEDULED_FRACTIONS = (0.15, 0.3, 0.45, 0.6), (0.25, 0.45, 0.65, 0.85)
 """Those of `scheduled` without and with a loop: its range on neutral text is longer than that of a static vector."""
 KICK: dict[str, Any] = {"target": 0.6, "slope": 2.0, "memory_tokens": 12.0, "fade_tokens": 3.0}
 """The outer loop with a reserve that empties."""
-SLOW_KICK = {**KICK, "fade_tokens": 8.0}
+REGULATED: dict[str, Any] = {"reference": "fixed", "target": 0.6, "slope": 2.0, "memory_tokens": 12.0}
+"""The outer loop whose target stays where it is, so that the dial says only how hard to push towards it."""
 DECAY_FRACTIONS = (1.0, 1.4)
 """The end of the dial of a push that decays: beyond the range of one that stays."""
 UPPER_STRENGTH = 1.4
@@ -212,7 +213,7 @@ def sidecar_path(model: str, concept: str, work: Path, part: str = "") -> Path:
 def arms_of(controllers: Mapping[str, Controller], suite: Suite, has_chat: bool) -> list[Arm]:
     """Return all ways of steering: ours first."""
     closed, static = controllers[LOOPS[0]], controllers[REFERENCE]
-    loops = dict(zip(LOOPS, (closed, kicked(closed), static, kicked(static)), strict=True))
+    loops = dict(zip(LOOPS, (closed, looped(closed, KICK), static, looped(static, KICK)), strict=True))
     others = {name: each for name, each in controllers.items() if name not in (LOOPS[0], REFERENCE)}
     arms = [
         *(Arm(name, each, strengths(each, CLOSED_FRACTIONS)) for name, each in loops.items()),
@@ -237,15 +238,14 @@ def upper_arms_of(controllers: Mapping[str, Controller]) -> list[Arm]:
     ]
 
 
-def scheduled_arms_of(scheduled: Controller) -> list[Arm]:
-    """Return the ways of steering with a scheduled gain: across tokens open, decaying, and with two loops."""
+def scheduled_arms_of(static: Controller, scheduled: Controller) -> list[Arm]:
+    """Return a scheduled gain without and with loops to a fixed target, and the static vector with such a loop."""
     open_, closed = (strengths(scheduled, each) for each in SCHEDULED_FRACTIONS)
-    names = dict(zip(("open", "decay", "closed", "kick"), SCHEDULED, strict=True))
+    loops = looped(scheduled, REGULATED), looped(scheduled, {**REGULATED, "fade_tokens": 8.0})
     return [
-        Arm(names["open"], scheduled, open_, loop="open"),
-        Arm(names["decay"], scheduled, closed, loop="decay"),
-        Arm(names["closed"], scheduled, closed),
-        Arm(names["kick"], kicked(scheduled, SLOW_KICK), closed),
+        Arm(SCHEDULED[0], scheduled, open_, loop="open"),
+        *(Arm(name, each, closed) for name, each in zip(SCHEDULED[1:3], loops, strict=True)),
+        Arm(SCHEDULED[3], looped(static, REGULATED), strengths(static, SCHEDULED_FRACTIONS[1])),
     ]
 
 
@@ -255,8 +255,7 @@ def upper_half(controller: Controller, further: float = 1.0) -> Controller:
     return replace(restricted(controller, kept), safe_range=(further * low, further * high))
 
 
-def kicked(controller: Controller, loop: Mapping[str, Any] = KICK) -> Controller:
-    """Return a controller whose outer loop has a reserve that empties."""
+def looped(controller: Controller, loop: Mapping[str, Any]) -> Controller:
     assert controller.sensor is not None
     return replace(controller, sensor=replace(controller.sensor, **loop))
 
@@ -273,13 +272,14 @@ def sweep(model: LlamaModel, name: str, concept: str, suite: Suite, work: Path, 
     path, scheduled = (sidecar_path(name, concept, work, part) for part in PARTS)
     judges = [make_judge(spec, suite.folder) for spec in suite.judges]
     controllers = read_sidecar(path).controllers
+    static, gain = controllers[REFERENCE], read_sidecar(scheduled).controllers[SCHEDULED[0]]
     records: dict[Key, Record] = {}
     folder = work / name / concept
     for part, sidecar, arms in (
         (folder, path, arms_of(controllers, suite, model.chat.source is not None)),
         (folder / "upper", path, upper_arms_of(controllers)),
-        (folder / "decay", path, [decay_of(controllers[REFERENCE], DECAY_FRACTIONS)]),
-        (folder / "scheduled", scheduled, scheduled_arms_of(read_sidecar(scheduled).controllers[SCHEDULED[0]])),
+        (folder / "decay", path, [decay_of(static, DECAY_FRACTIONS)]),
+        (folder / "scheduled", scheduled, scheduled_arms_of(static, gain)),
     ):
         for record in texts_of(model, suite, arms, judges, part, sidecar, options):
             records.setdefault(record.key, record)  # the unsteered ones are in all

@@ -40,9 +40,9 @@ LOOPS = ("closed", "closed-kick", "closed-static", "kick-static")
 UPPER = ("closed-upper", "closed-static-upper", "static-upper")
 """Two of the loops, and the static vector, at the upper half of the blocks."""
 Rows = NDArray[np.bool_]
-SCHEDULED = ("scheduled", "scheduled-decay", "scheduled-closed", "scheduled-kick")
-"""The static vector at the upper half with a gain scheduled by uncertainty: four ways across tokens."""
-CLOSED = (*LOOPS, *UPPER[:2], *SCHEDULED[2:])
+SCHEDULED = ("scheduled", "scheduled-closed", "scheduled-kick", "static-closed")
+"""A gain scheduled by uncertainty at the upper half, without and with loops to a fixed target; the static vector so."""
+CLOSED = (*LOOPS, *UPPER[:2], *SCHEDULED[1:])
 DRAWN = ("static", "decay", "closed", "closed-static", *SCHEDULED)
 MOST_NATS = 0.6
 """Beyond it a fit is of broken text."""

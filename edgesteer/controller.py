@@ -36,6 +36,7 @@ Array = NDArray[np.float32]
 
 LAWS = ("lqr", "a-lqr", "add", "scheduled", "ablate", "pid", "rotate")
 MODES = ("one-sided", "hold", "floor", "ceiling")
+FIXED = "fixed"
 UNIT_TOLERANCE = 1e-4
 FADE_IN = 0.25
 """Strength from which `lqr` works at full effort; see Controller.command."""
@@ -61,7 +62,7 @@ class Sensor:
     offset: float
     """probe . (negative class mean), so that alpha is 0 there and 1 at the positive class mean."""
     target: float
-    """Alpha above its neutral value that strength 1 asks the running mean to reach."""
+    """Alpha above its neutral value that strength 1 asks the running mean to reach; see reference."""
     memory_tokens: float
     """Time constant of the running mean, in tokens."""
     push: Array
@@ -76,6 +77,12 @@ class Sensor:
     """Tokens of full effort that empty the reserve which every effort draws on; 0: it never empties."""
     recovery_tokens: float = 100.0
     """Time constant with which the reserve fills again."""
+    reference: str | None = None
+    """`fixed`: the target is the same at every strength, which says only how hard to push; None: it moves with it."""
+
+    def setpoint(self, dial: float) -> float:
+        """Return what the running mean is to reach, above neutral. dial: Controller.dial of a strength."""
+        return self.target * (dial if self.reference is None else float(np.sign(dial)))
 
 
 @dataclass(frozen=True)
@@ -259,6 +266,13 @@ class Controller:
                 "sensor cannot be averaged over tokens",
                 expected="memory_tokens of at least 1, and a neutral value of some position",
                 found=f"{self.sensor.memory_tokens:g} and {len(self.sensor.position_mean)} values",
+            )
+            require(
+                self.sensor.reference in (None, FIXED),
+                self.name,
+                "unknown reference of the sensor",
+                expected=FIXED,
+                found=self.sensor.reference,
             )
             fade, recovery = self.sensor.fade_tokens, self.sensor.recovery_tokens
             require(

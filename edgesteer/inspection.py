@@ -50,6 +50,7 @@ def describe_sensor(sensor: Sensor) -> dict[str, Any]:
     return {
         "block": sensor.block,
         "target": sensor.target,
+        "reference": sensor.reference,
         "memory_tokens": sensor.memory_tokens,
         "slope": sensor.slope,
         "fade_tokens": sensor.fade_tokens,

@@ -86,7 +86,7 @@ class SteeringLoop:
         if sensor is None:
             return None
         neutral = float(sensor.position_mean[min(self._count, len(sensor.position_mean) - 1)])
-        return neutral + self.controller.dial(self.steering.strength) * sensor.target
+        return neutral + sensor.setpoint(self.controller.dial(self.steering.strength))
 
 
 def make_effort(controller: Controller, steering: Steering) -> Effort:

@@ -224,6 +224,7 @@ def test_unknown_names_are_refused(lqr: Controller, name: str, value: str) -> No
         {"slope": 0.0},
         {"fade_tokens": 0.5},
         {"recovery_tokens": 0.0},
+        {"reference": "dial"},
     ],
     ids=str,
 )

@@ -55,6 +55,7 @@ def test_sensor_is_shown_without_its_vectors(controller: Controller) -> None:
     assert describe_controller(controller)["sensor"] == {
         "block": 1,
         "target": 0.75,
+        "reference": None,
         "memory_tokens": 8.0,
         "slope": 1.0,
         "fade_tokens": 0.0,

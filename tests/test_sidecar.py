@@ -131,6 +131,13 @@ def test_every_law_survives_the_round_trip(tmp_path: Path, law: str) -> None:
     assert same(round_trip(tmp_path, controller), controller)
 
 
+def test_a_fixed_target_survives_the_round_trip(tmp_path: Path) -> None:
+    sensor = make_controller().sensor
+    assert sensor is not None
+    controller = make_controller(sensor=replace(sensor, reference="fixed"))
+    assert same(round_trip(tmp_path, controller), controller)
+
+
 def test_empty_text_survives_the_round_trip(tmp_path: Path) -> None:
     controller = make_controller(provenance=Provenance(concept_sha256=""), negative="")
     assert same(round_trip(tmp_path, controller), controller)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgesteer.controller import LAWS
+from edgesteer.controller import FIXED, LAWS
 from edgesteer.errors import SteeringError
 
 POOLINGS = ("mean", "last")
 DIRECTIONS = ("mean", "pca")
+REFERENCES = ("dial", FIXED)
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class ControllerOptions:
     """The steered blocks."""
     target: float = 1.0
     """What strength 1 asks the text to read above neutral, in distances of the classes."""
+    reference: str = "dial"
+    """Whether that target moves with the dial or is fixed, so that strength says only how hard to push."""
     memory_tokens: float = 8.0
     """Time constant of the outer loop's running mean."""
     slope: float = 1.0
@@ -61,6 +64,7 @@ class ControllerOptions:
             (self.law, LAWS, "law"),
             (self.direction, DIRECTIONS if self.law == "add" else DIRECTIONS[:1], "direction"),
             (self.pooling, POOLINGS, "pooling"),
+            (self.reference, REFERENCES, "reference"),
         ):
             if value not in allowed:
                 raise SteeringError(f"unknown {name}", expected=" or ".join(allowed), found=value)

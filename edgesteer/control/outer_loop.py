@@ -53,12 +53,13 @@ class OuterLoop:
 
     b is the reserve: full at first, b += (1 - b) / recovery_tokens - effort / fade_tokens at each token.
     sensor: the calibrated sensor. strength: the dial; reference = strength * sensor.target, so that half the strength
-    asks for half the level, and a negative one for the same on the other side.
+    asks for half the level, and a negative one for the same on the other side. Where it is fixed, it is
+    sensor.target at every strength: what is on target by itself is left alone, however far the dial is turned.
     """
 
     def __init__(self, sensor: Sensor, strength: float) -> None:
         self._sensor = sensor
-        self._reference = strength * sensor.target
+        self._reference = sensor.setpoint(strength)
         self._count = 0
         self.reserve = 1.0
         self.mean = 0.0

@@ -178,6 +178,7 @@ def sensor_of(analysis: Analysis, blocks: tuple[int, ...], options: ControllerOp
     return replace(
         analysis.sensor,
         target=-options.target if options.law == "ablate" else options.target,
+        reference=None if options.reference == "dial" else options.reference,
         **{name: getattr(options, name) for name in ("memory_tokens", "slope", "fade_tokens", "recovery_tokens")},
         push=np.zeros(len(blocks), dtype=np.float32),
     )

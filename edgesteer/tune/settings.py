@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesteer.controller import Array, Controller, Sensor
+from edgesteer.controller import FIXED, Array, Controller, Sensor
 from edgesteer.errors import SteeringError
 
 KEEP = "as it is"
@@ -21,6 +21,8 @@ UNSHAPED = ("ablate", "rotate")
 SIDED = ("lqr", "a-lqr", "pid")
 """Laws with a setpoint, so that there are sides of it."""
 PROFILE_DEPTH = 0.6
+NEAR_TARGET = 0.6
+"""Alpha that few texts fall short of which carry the concept by themselves."""
 
 Mask = NDArray[np.bool_]
 
@@ -93,6 +95,7 @@ LOOPS: dict[str, Callable[[Sensor], Sensor]] = {
     "longer push": lambda sensor: replace(sensor, fade_tokens=sensor.fade_tokens * 3 or 9.0),
     "steady push": lambda sensor: replace(sensor, fade_tokens=0.0),
     "repeated push": lambda sensor: replace(sensor, recovery_tokens=max(1.0, sensor.recovery_tokens / 4)),
+    "fixed target": lambda sensor: replace(sensor, reference=FIXED, target=NEAR_TARGET, slope=2.0, memory_tokens=12.0),
     "further target": lambda sensor: replace(sensor, target=2 * sensor.target),
 }
 """What becomes of the outer loop."""
@@ -183,7 +186,7 @@ def redialled(controller: Controller, strength: float) -> Controller:
         controller,
         scale=controller.scale * strength,
         negative_scale=None if controller.negative_scale is None else controller.negative_scale * strength,
-        sensor=None if sensor is None else replace(sensor, target=sensor.target * strength),
+        sensor=None if sensor is None else replace(sensor, target=sensor.setpoint(strength)),
     )
 
 
@@ -193,5 +196,5 @@ def same(one: Controller, other: Controller) -> bool:
         return False
     if one.sensor is None or other.sensor is None:
         return one.sensor is other.sensor
-    names = ("target", "slope", "memory_tokens", "fade_tokens", "recovery_tokens")
+    names = ("target", "slope", "memory_tokens", "fade_tokens", "recovery_tokens", "reference")
     return all(getattr(one.sensor, name) == getattr(other.sensor, name) for name in names)

@@ -67,6 +67,21 @@ def test_a_target_below_neutral_lets_go_once_the_text_is_there(sensor: Sensor) -
     assert efforts == pytest.approx([1.0, 1 - 0.2125 / 0.4, 0.0])  # means 0.25, -0.2125 and below the reference
 
 
+@pytest.mark.parametrize("strength", [0.25, 1.0, 3.0])
+def test_a_fixed_target_is_the_same_at_every_strength(sensor: Sensor, strength: float) -> None:
+    """A mean of 0.225 leaves 1 - 0.225 / 0.8 of the effort; a text on target is left alone."""
+    loop, other = (OuterLoop(replace(sensor, reference="fixed"), sign * strength) for sign in (1, -1))
+    for alpha in (1.0, 0.775):  # intrinsic: 0.5, 0.525
+        loop.observe(alpha, NO_CONTROL)
+        other.observe(alpha, NO_CONTROL)
+    assert loop.effort() == pytest.approx(1 - 0.225 / 0.8)
+    assert other.effort() == 1.0
+    for _ in range(20):
+        loop.observe(0.9, NO_CONTROL)
+    assert loop.effort() == 0.0
+    assert OuterLoop(replace(sensor, reference="fixed"), 0.0).effort() == 0.0
+
+
 def test_own_push_is_not_taken_for_the_concept(sensor: Sensor) -> None:
     """Whatever the control adds at the sensor, the loop sees the same text."""
     pushed, plain = OuterLoop(sensor, 1.0), OuterLoop(sensor, 1.0)

@@ -17,6 +17,7 @@ from edgesteer.runtime.request import Request, Steering, plain_prompt
 from edgesteer.runtime.sampling import Sampling
 from edgesteer.tune.settings import (
     BLOCKS,
+    NEAR_TARGET,
     SHAPES,
     Setting,
     applied,
@@ -164,3 +165,10 @@ def test_a_negative_scale_moves_the_level_and_the_target_of_the_negative_side_on
     assert write(halved, -1.0) == write(controller, -0.5)
     assert write(halved, -1.0) != write(controller, -1.0)
     assert write(halved, 1.0) == write(controller, 1.0)
+
+
+def test_a_fixed_target_stays_when_the_dial_is_renamed(lqr: Controller) -> None:
+    made = redialled(applied(Setting(loop="fixed target"), lqr), 0.5)
+    assert made.sensor is not None
+    assert (made.sensor.reference, made.sensor.target) == ("fixed", NEAR_TARGET)
+    assert made.scale == lqr.scale / 2
