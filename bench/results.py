@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results_page import LOOPS, REFERENCE, SCHEDULED, UPPER, Run, draw, page, picture_of
+from results_page import LOOPS, REFERENCE, REPEATED, SCHEDULED, UPPER, Run, draw, page, picture_of
 
 from edgesteer.concept import load_concept, load_neutral, resolve_concept
 from edgesteer.controller import Controller
@@ -58,6 +58,8 @@ CLOSED_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 """Strengths, as shares of the upper end of a controller's safe range."""
 SCHEDULED_FRACTIONS = (0.15, 0.3, 0.45, 0.6), (0.25, 0.45, 0.65, 0.85)
 """Those of `scheduled` without and with a loop: its range on neutral text is longer than that of a static vector."""
+REPEATED_FRACTIONS, REPEATED_SAMPLES = ((0.35, 0.5), (0.65, 0.85)), 3
+"""Strengths of the static vector and of the loop whose texts are repeated, to tell prompts from chance."""
 KICK: dict[str, Any] = {"target": 0.6, "slope": 2.0, "memory_tokens": 12.0, "fade_tokens": 3.0}
 """The outer loop with a reserve that empties."""
 REGULATED: dict[str, Any] = {"reference": "fixed", "target": 0.6, "slope": 2.0, "memory_tokens": 12.0}
@@ -255,6 +257,16 @@ def upper_half(controller: Controller, further: float = 1.0) -> Controller:
     return replace(restricted(controller, kept), safe_range=(further * low, further * high))
 
 
+def repeated_arms_of(arms: Sequence[Arm]) -> list[Arm]:
+    """Return the static vector and a loop with a scheduled gain, at a few strengths."""
+    chosen = [next(arm for arm in arms if arm.name == name) for name in REPEATED]
+    return [
+        replace(arm, strengths=strengths(arm.controller, fractions))
+        for arm, fractions in zip(chosen, REPEATED_FRACTIONS, strict=True)
+        if arm.controller is not None
+    ]
+
+
 def looped(controller: Controller, loop: Mapping[str, Any]) -> Controller:
     assert controller.sensor is not None
     return replace(controller, sensor=replace(controller.sensor, **loop))
@@ -275,16 +287,19 @@ def sweep(model: LlamaModel, name: str, concept: str, suite: Suite, work: Path, 
     static, gain = controllers[REFERENCE], read_sidecar(scheduled).controllers[SCHEDULED[0]]
     records: dict[Key, Record] = {}
     folder = work / name / concept
-    for part, sidecar, arms in (
-        (folder, path, arms_of(controllers, suite, model.chat.source is not None)),
-        (folder / "upper", path, upper_arms_of(controllers)),
-        (folder / "decay", path, [decay_of(static, DECAY_FRACTIONS)]),
-        (folder / "scheduled", scheduled, scheduled_arms_of(static, gain)),
-    ):
-        for record in texts_of(model, suite, arms, judges, part, sidecar, options):
+    parts = {
+        folder: (path, arms_of(controllers, suite, model.chat.source is not None)),
+        folder / "upper": (path, upper_arms_of(controllers)),
+        folder / "decay": (path, [decay_of(static, DECAY_FRACTIONS)]),
+        folder / "scheduled": (scheduled, scheduled_arms_of(static, gain)),
+    }
+    for part, (sidecar, arms) in parts.items():
+        for record in texts_of(model, suite, arms, judges, part, sidecar, options, options.samples):
             records.setdefault(record.key, record)  # the unsteered ones are in all
-    print(f"{name} {concept}: {len(records)} texts", flush=True)
-    return Run(name, concept, suite, judges, list(records.values()))
+    arms = repeated_arms_of([arm for _, each in parts.values() for arm in each])
+    repeated = texts_of(model, suite, arms, judges, folder / "repeated", scheduled, options, REPEATED_SAMPLES)
+    print(f"{name} {concept}: {len(records) + len(repeated)} texts", flush=True)
+    return Run(name, concept, suite, judges, list(records.values()), repeated)
 
 
 def texts_of(
@@ -295,8 +310,9 @@ def texts_of(
     path: Path,
     sidecar: Path,
     options: argparse.Namespace,
+    samples: int,
 ) -> list[Record]:
-    numbers = {"samples": options.samples, "seed": 0, "parallel": options.parallel, "threads": options.threads}
+    numbers = {"samples": samples, "seed": 0, "parallel": options.parallel, "threads": options.threads}
     files = {"model": sha256_of_file(model.path), "steer": sha256_of_file(sidecar)}
     settings = {**files, **settings_of(suite, arms, **numbers)}
     with ResultsFolder(path, settings) as folder:

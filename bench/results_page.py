@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from edgesteer.evaluate.frontier import (
 )
 from edgesteer.evaluate.judges import Judge
 from edgesteer.evaluate.markdown import interval, number, percent, table
-from edgesteer.evaluate.paired import MEASURES, Array, outcome, unsteered
+from edgesteer.evaluate.paired import MEASURES, UNSTEERED, Array, outcome, unsteered
 from edgesteer.evaluate.plot import PANEL_INCHES, draw_frontier
 from edgesteer.evaluate.record import Record
 from edgesteer.evaluate.report import ON_TARGET
@@ -42,6 +42,14 @@ UPPER = ("closed-upper", "closed-static-upper", "static-upper")
 Rows = NDArray[np.bool_]
 SCHEDULED = ("scheduled", "scheduled-closed", "scheduled-kick", "static-closed")
 """A gain scheduled by uncertainty at the upper half, without and with loops to a fixed target; the static vector so."""
+REPEATED = (REFERENCE, SCHEDULED[2])
+"""The ways of steering with several texts a prompt."""
+REPEATED_DRAWS = 2000
+KEYS: tuple[Callable[[Record], Any], ...] = (
+    lambda record: record.strength, lambda record: record.prompt, lambda record: record.sample,
+)  # fmt: skip
+LEAST_RISE = 0.05
+"""Of the mean effect above the unsteered one: below it there is nothing to regulate."""
 CLOSED = (*LOOPS, *UPPER[:2], *SCHEDULED[1:])
 DRAWN = ("static", "decay", "closed", "closed-static", *SCHEDULED)
 MOST_NATS = 0.6
@@ -61,6 +69,8 @@ class Run:
     suite: Suite
     judges: list[Judge]
     records: list[Record]
+    repeated: list[Record]
+    """Several texts a prompt, unsteered and of the arms in REPEATED."""
 
     @cached_property
     def curves(self) -> dict[str, tuple[list[str], dict[str, Curve]]]:
@@ -293,10 +303,14 @@ def target_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]
         *(cell(fitted_cell(curves, arm), fitted_share(curves, arm).value <= 0.5) for arm in CLOSED),
     ])  # fmt: skip
     found = [regulation_of(runs, arm) for arm in CLOSED]
+    spread, moved = repeated_spread(runs)
+    repeated = cell(f"{interval(spread)}, {moved} concepts", spread.value <= 0.5)
     plain = float(np.mean([broken_share(base, base) for base in (unsteered(run.records) for run in runs)]))
     rows += [
-        ["spread over prompts, over that of *static* at its effect", "at most 0.5", "",
-         *(cell(number(each.spread), each.spread <= 0.5) for each in found)],
+        ["spread over single texts, over that of *static* at its effect", "", "",
+         *(number(each.spread) for each in found)],
+        ["spread over prompts, several texts each, over that of *static* at its effect", "at most 0.5", "",
+         *(repeated if arm == REPEATED[1] else "" for arm in CLOSED)],
         ["cost of prompts on target; of *static*'s at the same mean effect", "at most 0.02", "",
          *(on_target_cell(each) for each in found)],
         ["share of the effect at half the level", "0.5", "", *(number(each.half) for each in found)],
@@ -386,6 +400,63 @@ def matched_at(curve: Curve, effect: float) -> tuple[Array, Array]:
     """Return effect and cost of every prompt at a mean effect; nan where the curve does not have it."""
     nothing = np.full(len(curve.effects), np.nan)
     return at_effect(curve, effect) or (nothing, nothing)
+
+
+def repeated_spread(runs: Sequence[Run]) -> tuple[Interval, int]:
+    """Return the spread over prompts of the loop in REPEATED, over the static vector's at the same mean effect, and the
+    number of concepts that both move.
+
+    The spread is of what a prompt gives on average: what texts of one prompt differ by is taken off, as in an analysis
+    of variance. Squares are added over concepts; the interval is bootstrapped over prompts.
+    """
+    pairs = [pair for run in runs if (pair := matched_outcomes(run)) is not None]
+    rng = np.random.default_rng(0)
+
+    def ratio(draws: Sequence[NDArray[np.intp]]) -> float:
+        theirs, ours = (
+            sum(variance_between(pair[side][rows]) for pair, rows in zip(pairs, draws, strict=True)) for side in (0, 1)
+        )
+        return math.sqrt(max(ours, 0.0) / theirs) if theirs > 0 else math.inf
+
+    everything = [np.arange(len(pair[0])) for pair in pairs]
+    draws = sorted(ratio([rng.choice(rows, len(rows)) for rows in everything]) for _ in range(REPEATED_DRAWS))
+    low, high = np.quantile(draws, [0.025, 0.975], method="nearest")
+    return Interval(ratio(everything), float(low), float(high)), len(pairs)
+
+
+def variance_between(outcomes: Array) -> float:
+    """Return the variance of the prompts' expected outcomes, unbiased. outcomes: (prompts, samples)."""
+    within = outcomes.var(axis=1, ddof=1).mean() / outcomes.shape[1]
+    return float(outcomes.mean(axis=1).var(ddof=1) - within)
+
+
+def matched_outcomes(run: Run) -> tuple[Array, Array] | None:
+    """Return the outcomes of both arms in REPEATED, (prompts, samples) each, at the largest mean effect that both have.
+
+    Between two strengths they are interpolated. None where an arm moves less than LEAST_RISE.
+    """
+    places = [outcomes_by_strength(run, arm) for arm in REPEATED]
+    effect = min(float(each.mean(axis=(1, 2)).max()) for each in places)
+    if effect - places[0][0].mean() < LEAST_RISE:
+        return None
+    found = []
+    for each in places:
+        means = each.mean(axis=(1, 2))
+        above = int(np.argmax(means >= effect))
+        share = (effect - means[above - 1]) / (means[above] - means[above - 1])
+        found.append((1 - share) * each[above - 1] + share * each[above])
+    return found[0], found[1]
+
+
+def outcomes_by_strength(run: Run, arm: str) -> Array:
+    """Return (strengths, prompts, samples) of the judge's mean score, first of the unsteered texts."""
+    value = outcome(run.suite.primary, "mean")
+    chosen = [record for record in run.repeated if record.arm in (UNSTEERED, arm)]
+    keys = [sorted({key(record) for record in chosen}) for key in KEYS]
+    table = np.full([len(each) for each in keys], np.nan)
+    for record in chosen:
+        table[tuple(each.index(key(record)) for each, key in zip(keys, KEYS, strict=True))] = value(record)
+    return table[:, np.isfinite(table).all(axis=(0, 2))]
 
 
 def regulation_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]:

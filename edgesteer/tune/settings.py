@@ -96,7 +96,6 @@ LOOPS: dict[str, Callable[[Sensor], Sensor]] = {
     "steady push": lambda sensor: replace(sensor, fade_tokens=0.0),
     "repeated push": lambda sensor: replace(sensor, recovery_tokens=max(1.0, sensor.recovery_tokens / 4)),
     "fixed target": lambda sensor: replace(sensor, reference=FIXED, target=NEAR_TARGET, slope=2.0, memory_tokens=12.0),
-    "further target": lambda sensor: replace(sensor, target=2 * sensor.target),
 }
 """What becomes of the outer loop."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgesteer.cli.reference import reference
+from edgesteer.controller import LAWS
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -15,7 +16,7 @@ def test_page_is_current() -> None:
 
 def test_page_shows_defaults_of_the_library_and_choices() -> None:
     page = reference()
-    assert "- `--law` `lqr|a-lqr|add|ablate|pid|rotate[,...]`: " in page
+    assert f"- `--law` `{'|'.join(LAWS)}[,...]`: " in page
     assert "- `--seed`, `-s`: " in page
     assert "Default: 0.95." in page
     assert "Default: the controller's." in page
