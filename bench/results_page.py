@@ -77,6 +77,11 @@ class Run:
         """Of each measure: the prompts, and the curve of each arm over them."""
         return {measure: make_curves(self.records, outcome(self.suite.primary, measure)) for measure in MEASURES}
 
+    @cached_property
+    def repeated_curves(self) -> dict[str, Curve]:
+        """The curves of the mean score over several texts a prompt."""
+        return make_curves(self.repeated, outcome(self.suite.primary, "mean"))[1]
+
 
 def page(runs: Sequence[Run], command: str) -> str:
     models = list(dict.fromkeys(run.model for run in runs))
@@ -302,6 +307,13 @@ def target_table(runs: Sequence[Run]) -> tuple[tuple[str, ...], list[list[str]]]
         "cost over that of *static*, fitted over the dial", "at most 0.5", "",
         *(cell(fitted_cell(curves, arm), fitted_share(curves, arm).value <= 0.5) for arm in CLOSED),
     ])  # fmt: skip
+    again = [run.repeated_curves for run in runs]
+    for budget in BUDGETS:
+        share = share_cell(average(again, REFERENCE), average(again, REPEATED[1]), budget, 0.5)
+        rows.append([
+            f"the same as first at +{budget:g} nats, several texts each", "at most 0.5", "",
+            *(share if arm == REPEATED[1] else "" for arm in CLOSED),
+        ])  # fmt: skip
     found = [regulation_of(runs, arm) for arm in CLOSED]
     spread, moved = repeated_spread(runs)
     repeated = cell(f"{interval(spread)}, {moved} concepts", spread.value <= 0.5)

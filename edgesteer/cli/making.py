@@ -22,7 +22,7 @@ CONTROLLER_DETAILS: dict[str, dict[str, Any]] = {
     "law": {"metavar": f"{'|'.join(LAWS)}[,...]"},
     "direction": {"metavar": "|".join(constant(OPTIONS, "DIRECTIONS"))},
     "pooling": {"metavar": "|".join(constant(OPTIONS, "POOLINGS"))},
-    "blocks": {"metavar": "4-20,25", "show_default": "all", "parser": parse_blocks},
+    "blocks": {"metavar": "4-20,25", "show_default": "all; scheduled: the upper half", "parser": parse_blocks},
 }
 
 ConceptOption = Annotated[

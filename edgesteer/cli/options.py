@@ -191,7 +191,9 @@ SplitOption = Annotated[
     ),
 ]
 
-KINDS: dict[str, Any] = {"str": str, "int": int, "float": float, "float | None": float, "tuple[int, ...] | None": tuple}
+KINDS: dict[str, Any] = {
+    "str": str, "int": int, "float": float, "str | None": str, "float | None": float, "tuple[int, ...] | None": tuple,
+}  # fmt: skip
 """The type of an option by the annotation of its field; a field of another type is no option."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgesteer.controller import FIXED, LAWS
 from edgesteer.errors import SteeringError
@@ -12,12 +13,26 @@ DIRECTIONS = ("mean", "pca")
 REFERENCES = ("dial", FIXED)
 
 
+class Loop(NamedTuple):
+    """The outer loop; see Sensor in edgesteer/controller.py."""
+
+    reference: str = "dial"
+    target: float = 1.0
+    memory_tokens: float = 8.0
+    slope: float = 1.0
+    fade_tokens: float = 0.0
+
+
+SCHEDULED_LOOP = Loop(FIXED, target=0.6, memory_tokens=12.0, slope=2.0, fade_tokens=8.0)
+
+
 @dataclass(frozen=True)
 class ControllerOptions:
     """tests/runtime/test_steering.py measures what the defaults do. Raises SteeringError for values out of range."""
 
     law: str = "lqr"
-    """The law; a-lqr as published, add a static vector, ablate, pid and rotate the other baselines."""
+    """The law; scheduled: a static vector whose gain follows how undecided the next token is; a-lqr as published, add a
+    static vector, ablate, pid and rotate the other baselines."""
     direction: str = "mean"
     """Of law add: the difference of the class means, or the first principal component of the pairs' differences."""
     pooling: str = "mean"
@@ -38,16 +53,18 @@ class ControllerOptions:
     """Factor of pid on the error's change since the block before."""
     blocks: tuple[int, ...] | None = None
     """The steered blocks."""
-    target: float = 1.0
-    """What strength 1 asks the text to read above neutral, in distances of the classes."""
-    reference: str = "dial"
-    """Whether that target moves with the dial or is fixed, so that strength says only how hard to push."""
-    memory_tokens: float = 8.0
-    """Time constant of the outer loop's running mean."""
-    slope: float = 1.0
-    """Of the outer loop's effort over the share of the target that is missing."""
-    fade_tokens: float = 0.0
-    """Tokens of full effort that empty the outer loop's reserve; 0: it never empties."""
+    target: float | None = None
+    """What strength 1 asks the text to read above neutral, in distances of the classes; by default 1, for scheduled
+    0.6."""
+    reference: str | None = None
+    """Whether that target moves with the dial, or is fixed, so that strength says only how hard to push: dial, but for
+    scheduled fixed."""
+    memory_tokens: float | None = None
+    """Time constant of the outer loop's running mean; by default 8, for scheduled 12."""
+    slope: float | None = None
+    """Of the outer loop's effort over the share of the target that is missing; by default 1, for scheduled 2."""
+    fade_tokens: float | None = None
+    """Tokens of full effort that empty the outer loop's reserve, 0: it never empties; by default 0, for scheduled 8."""
     recovery_tokens: float = 100.0
     """Time constant with which the reserve fills again."""
     dial_nats: float = 0.5
@@ -59,12 +76,19 @@ class ControllerOptions:
 
     of_analysis = ("pooling", "shrinkage", "seed")  # not a field: the options that an Analysis depends on
 
+    @property
+    def loop(self) -> Loop:
+        """The outer loop that is asked for; what is left open is as is best for the law."""
+        given = {name: value for name in Loop._fields if (value := getattr(self, name)) is not None}
+        return (SCHEDULED_LOOP if self.law == "scheduled" else Loop())._replace(**given)
+
     def __post_init__(self) -> None:
+        loop = self.loop
         for value, allowed, name in (
             (self.law, LAWS, "law"),
             (self.direction, DIRECTIONS if self.law == "add" else DIRECTIONS[:1], "direction"),
             (self.pooling, POOLINGS, "pooling"),
-            (self.reference, REFERENCES, "reference"),
+            (loop.reference, REFERENCES, "reference"),
         ):
             if value not in allowed:
                 raise SteeringError(f"unknown {name}", expected=" or ".join(allowed), found=value)
@@ -76,10 +100,10 @@ class ControllerOptions:
             ("proportional", self.proportional >= 0, "at least 0"),
             ("integral", self.integral >= 0, "at least 0"),
             ("derivative", self.derivative >= 0, "at least 0"),
-            ("target", self.target > 0, "above 0"),
-            ("memory_tokens", self.memory_tokens >= 1, "at least 1"),
-            ("slope", self.slope > 0, "above 0"),
-            ("fade_tokens", self.fade_tokens == 0 or self.fade_tokens >= 1, "0 or at least 1"),
+            ("target", loop.target > 0, "above 0"),
+            ("memory_tokens", loop.memory_tokens >= 1, "at least 1"),
+            ("slope", loop.slope > 0, "above 0"),
+            ("fade_tokens", loop.fade_tokens == 0 or loop.fade_tokens >= 1, "0 or at least 1"),
             ("recovery_tokens", self.recovery_tokens >= 1, "at least 1"),
             ("dial_nats", self.dial_nats > 0, "above 0"),
             ("safe_nats", self.safe_nats > 0, "above 0"),

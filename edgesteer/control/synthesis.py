@@ -32,7 +32,7 @@ from edgesteer.control.laws import (
 from edgesteer.control.linear_model import LinearModel
 from edgesteer.control.options import ControllerOptions
 from edgesteer.control.uncertainty import Uncertainty
-from edgesteer.controller import Controller, Pid, Provenance, Sensor, Statistics
+from edgesteer.controller import FIXED, Controller, Pid, Provenance, Sensor, Statistics
 from edgesteer.errors import SteeringError
 from edgesteer.progress import Progress
 
@@ -175,11 +175,15 @@ def blocks_with_opposite_sides(analysis: Analysis, blocks: tuple[int, ...]) -> t
 
 def sensor_of(analysis: Analysis, blocks: tuple[int, ...], options: ControllerOptions) -> Sensor:
     """Return the sensor with the outer loop that the options ask for, its push still to be calibrated."""
+    loop = options.loop
     return replace(
         analysis.sensor,
-        target=-options.target if options.law == "ablate" else options.target,
-        reference=None if options.reference == "dial" else options.reference,
-        **{name: getattr(options, name) for name in ("memory_tokens", "slope", "fade_tokens", "recovery_tokens")},
+        target=-loop.target if options.law == "ablate" else loop.target,
+        reference=FIXED if loop.reference == FIXED else None,
+        memory_tokens=loop.memory_tokens,
+        slope=loop.slope,
+        fade_tokens=loop.fade_tokens,
+        recovery_tokens=options.recovery_tokens,
         push=np.zeros(len(blocks), dtype=np.float32),
     )
 

@@ -155,7 +155,7 @@ def test_ablate_is_the_unit_direction_of_the_blocks_outputs(exported: dict[str, 
     ablate = exported["ablate"]
     np.testing.assert_allclose(ablate.gain, unit(classes.direction[1:]), rtol=1e-4, atol=1e-6)
     assert ablate.sensor is not None
-    assert ablate.sensor.target == -ExportOptions().target  # there the outer loop lets go
+    assert ablate.sensor.target == -ExportOptions().loop.target  # there the outer loop lets go
     assert ablate.scale == 1.0
     assert ablate.safe_range[0] == 0.0
     assert 0.25 <= ablate.safe_range[1] <= 1.0
@@ -248,6 +248,15 @@ def test_scheduled_measures_how_uncertain_the_next_token_is(
         assert predicted.mean() == pytest.approx(1, abs=1e-4)
         slope, _ = np.polyfit(predicted, relative, 1)
         assert slope == pytest.approx(1, abs=0.01)
+
+
+def test_scheduled_has_a_loop_of_its_own_unless_another_is_asked_for(
+    exported: dict[str, Controller], tiny_torch: LoadedModel, concept: ConceptSet, no_progress: Any
+) -> None:
+    sensors = [exported[law].sensor for law in ("scheduled", "lqr")]
+    sensors += [export(tiny_torch, concept, no_progress, law="scheduled", reference="dial", slope=3.0).sensor]
+    found = [(each.reference, each.target, each.slope, each.fade_tokens) for each in sensors if each is not None]
+    assert found == [("fixed", 0.6, 2.0, 8.0), (None, 1.0, 1.0, 0.0), (None, 0.6, 3.0, 8.0)]
 
 
 def test_scheduled_pushes_along_the_class_direction(exported: dict[str, Controller], classes: Classes) -> None:
