@@ -29,7 +29,7 @@ from edgesteer.evaluate.paired import MEASURES, UNSTEERED, Array, outcome, unste
 from edgesteer.evaluate.plot import PANEL_INCHES, draw_frontier
 from edgesteer.evaluate.record import Record
 from edgesteer.evaluate.report import ON_TARGET
-from edgesteer.evaluate.statistics import Interval, paired_bootstrap, spearman
+from edgesteer.evaluate.statistics import Interval, paired_bootstrap, spearman, variance_between
 from edgesteer.evaluate.suite import Suite
 from edgesteer.evaluate.tables import broken_share, mean
 from edgesteer.plot import save
@@ -442,12 +442,6 @@ def repeated_spread(runs: Sequence[Run]) -> tuple[Interval, int]:
     draws = sorted(ratio([rng.choice(rows, len(rows)) for rows in everything]) for _ in range(REPEATED_DRAWS))
     low, high = np.quantile(draws, [0.025, 0.975], method="nearest")
     return Interval(ratio(everything), float(low), float(high)), len(pairs)
-
-
-def variance_between(outcomes: Array) -> float:
-    """Return the variance of the prompts' expected outcomes, unbiased. outcomes: (prompts, samples)."""
-    within = outcomes.var(axis=1, ddof=1).mean() / outcomes.shape[1]
-    return float(outcomes.mean(axis=1).var(ddof=1) - within)
 
 
 def matched_outcomes(run: Run) -> tuple[Array, Array] | None:

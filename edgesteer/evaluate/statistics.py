@@ -231,5 +231,15 @@ def fit_line(x: ArrayLike, y: ArrayLike) -> Line:
     return Line(slope, intercept, r_squared, float(np.abs(second - slope * first - intercept).max()))
 
 
+def variance_between(groups: ArrayLike) -> float:
+    """Return how much the expected values of groups vary, whatever their members differ by: unbiased, so maybe below 0.
+
+    The variance component of a balanced one-way analysis of variance with random effects, (MSB - MSW) / n.
+    groups: (groups, n), at least two of each.
+    """
+    values = np.asarray(groups, dtype=np.float64)
+    return float(values.mean(axis=1).var(ddof=1) - values.var(axis=1, ddof=1).mean() / values.shape[1])
+
+
 def _pair(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)

@@ -24,6 +24,7 @@ from edgesteer.evaluate.statistics import (
     paired_bootstrap,
     smallest_drop,
     spearman,
+    variance_between,
     wilson,
 )
 
@@ -277,3 +278,21 @@ def test_a_flat_dial_is_on_its_line_and_explains_nothing() -> None:
 
 def test_one_strength_makes_no_line() -> None:
     assert math.isnan(fit_line([1, 1], [0, 1]).slope)
+
+
+def test_variance_between_by_hand() -> None:
+    """Means 1 and 4 have variance 4.5, of which the members' variances, 2 and 0, explain (2 + 0) / 2 / 2 = 0.5."""
+    assert variance_between([[0, 2], [4, 4]]) == pytest.approx(4.0)
+
+
+def test_variance_between_is_that_of_the_analysis_of_variance() -> None:
+    groups = np.random.default_rng(0).normal(size=(9, 4))
+    within = groups.var(axis=1, ddof=1).mean()
+    ratio = stats.f_oneway(*groups).statistic
+    assert variance_between(groups) == pytest.approx((ratio - 1) * within / 4)
+
+
+def test_a_planted_variance_between_groups_is_found_on_average() -> None:
+    rng = np.random.default_rng(1)
+    found = [variance_between(rng.normal(0, 0.3, (28, 1)) + rng.normal(0, 0.5, (28, 3))) for _ in range(EXPERIMENTS)]
+    assert np.mean(found) == pytest.approx(0.09, abs=4 * np.std(found) / math.sqrt(EXPERIMENTS))
