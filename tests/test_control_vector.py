@@ -162,7 +162,7 @@ def test_pid_is_exported_with_the_sums_over_the_blocks_by_hand(tmp_path: Path) -
     assert exported(tmp_path / "a.gguf", controller) == {"direction.1": [10.5, 21.0], "direction.3": [63.25, 89.0]}
 
 
-@pytest.mark.parametrize("law", ["ablate", "rotate"])
+@pytest.mark.parametrize("law", ["ablate", "rotate", "scheduled"])
 def test_law_without_a_constant_push_has_no_control_vector(tmp_path: Path, law: str) -> None:
     x, y = np.eye(2, dtype=np.float32)
     tensors = {"gain": np.stack([x, y]), "probe": np.stack([x, y]), "rest": vector(0, 0), "span": vector(0, 0)}
