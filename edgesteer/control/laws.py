@@ -27,9 +27,9 @@ def static_law(direction: Float) -> Tensors:
 
 
 def scheduled_law(direction: Float, probe: Float, offset: Float) -> Tensors:
-    """Return the tensors of `scheduled`: level times E times how uncertain the next token is, next to neutral text.
+    """Return the tensors of `scheduled`: level times E times how uncertain the next token is, relative to the average.
 
-    A gain that is scheduled by a reading of the state: a push costs as much where the model has made up its mind, and
+    A gain that is scheduled by a reading of the state: a push costs as much where the model has decided, and
     does nothing there. probe, offset: see edgesteer/control/uncertainty.py, at the blocks' outputs.
     """
     zeros = np.zeros(len(direction))
