@@ -23,6 +23,7 @@ import numpy as np
 from results_page import LOOPS, REFERENCE, REPEATED, SCHEDULED, UPPER, Run, draw, page, picture_of
 
 from edgesteer.concept import load_concept, load_neutral, resolve_concept
+from edgesteer.control.options import SCHEDULED_LOOP
 from edgesteer.controller import Controller
 from edgesteer.errors import SteeringError
 from edgesteer.evaluate.arm import Arm
@@ -56,14 +57,10 @@ CONCEPTS = (
 REFERENCE_FRACTIONS, OPEN_FRACTIONS = (0.2, 0.35, 0.5, 0.75), (0.25, 0.45, 0.7)
 CLOSED_FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 """Strengths, as shares of the upper end of a controller's safe range."""
-SCHEDULED_FRACTIONS = (0.15, 0.3, 0.45, 0.6), (0.25, 0.45, 0.65, 0.85)
-"""Those of `scheduled` without and with a loop: its range on neutral text is longer than that of a static vector."""
-REPEATED_FRACTIONS, REPEATED_SAMPLES = ((0.35, 0.5), (0.65, 0.85)), 3
+SCHEDULED_FRACTIONS = (0.15, 0.3, 0.45, 0.6)
+"""Those of `scheduled` without its loop: its range on neutral text is longer than that of a static vector."""
+REPEATED_FRACTIONS, REPEATED_SAMPLES = ((0.35, 0.5), (0.7, 1.0)), 3
 """Strengths of the static vector and of the loop whose texts are repeated, to tell prompts from chance."""
-KICK: dict[str, Any] = {"target": 0.6, "slope": 2.0, "memory_tokens": 12.0, "fade_tokens": 3.0}
-"""The outer loop with a reserve that empties."""
-REGULATED: dict[str, Any] = {"reference": "fixed", "target": 0.6, "slope": 2.0, "memory_tokens": 12.0}
-"""The outer loop whose target stays where it is, so that the dial says only how hard to push towards it."""
 DECAY_FRACTIONS = (1.0, 1.4)
 """The end of the dial of a push that decays: beyond the range of one that stays."""
 UPPER_STRENGTH = 1.4
@@ -215,10 +212,10 @@ def sidecar_path(model: str, concept: str, work: Path, part: str = "") -> Path:
 def arms_of(controllers: Mapping[str, Controller], suite: Suite, has_chat: bool) -> list[Arm]:
     """Return all ways of steering: ours first."""
     closed, static = controllers[LOOPS[0]], controllers[REFERENCE]
-    loops = dict(zip(LOOPS, (closed, looped(closed, KICK), static, looped(static, KICK)), strict=True))
     others = {name: each for name, each in controllers.items() if name not in (LOOPS[0], REFERENCE)}
     arms = [
-        *(Arm(name, each, strengths(each, CLOSED_FRACTIONS)) for name, each in loops.items()),
+        Arm(LOOPS[0], closed, strengths(closed, CLOSED_FRACTIONS)),
+        Arm(LOOPS[1], static, strengths(static, CLOSED_FRACTIONS)),
         Arm(REFERENCE, static, strengths(static, REFERENCE_FRACTIONS), loop="open"),
         *(Arm(name, each, strengths(each, OPEN_FRACTIONS), loop="open") for name, each in others.items()),
         decay_of(static, OPEN_FRACTIONS),
@@ -240,15 +237,12 @@ def upper_arms_of(controllers: Mapping[str, Controller]) -> list[Arm]:
     ]
 
 
-def scheduled_arms_of(static: Controller, scheduled: Controller) -> list[Arm]:
-    """Return a scheduled gain without and with loops to a fixed target, and the static vector with such a loop."""
-    open_, closed = (strengths(scheduled, each) for each in SCHEDULED_FRACTIONS)
-    loops = looped(scheduled, REGULATED), looped(scheduled, {**REGULATED, "fade_tokens": 8.0})
-    return [
-        Arm(SCHEDULED[0], scheduled, open_, loop="open"),
-        *(Arm(name, each, closed) for name, each in zip(SCHEDULED[1:3], loops, strict=True)),
-        Arm(SCHEDULED[3], looped(static, REGULATED), strengths(static, SCHEDULED_FRACTIONS[1])),
-    ]
+def loop_arms_of(static: Controller, scheduled: Controller) -> list[Arm]:
+    """Return a scheduled gain with its loop, and the static vector with that loop."""
+    assert static.sensor is not None
+    looped = replace(static, sensor=replace(static.sensor, **SCHEDULED_LOOP._asdict()))
+    pairs = zip(SCHEDULED[1:], (scheduled, looped), strict=True)
+    return [Arm(name, each, strengths(each, CLOSED_FRACTIONS)) for name, each in pairs]
 
 
 def upper_half(controller: Controller, further: float = 1.0) -> Controller:
@@ -265,11 +259,6 @@ def repeated_arms_of(arms: Sequence[Arm]) -> list[Arm]:
         for arm, fractions in zip(chosen, REPEATED_FRACTIONS, strict=True)
         if arm.controller is not None
     ]
-
-
-def looped(controller: Controller, loop: Mapping[str, Any]) -> Controller:
-    assert controller.sensor is not None
-    return replace(controller, sensor=replace(controller.sensor, **loop))
 
 
 def strengths(controller: Controller, fractions: Iterable[float]) -> tuple[float, ...]:
@@ -291,7 +280,11 @@ def sweep(model: LlamaModel, name: str, concept: str, suite: Suite, work: Path, 
         folder: (path, arms_of(controllers, suite, model.chat.source is not None)),
         folder / "upper": (path, upper_arms_of(controllers)),
         folder / "decay": (path, [decay_of(static, DECAY_FRACTIONS)]),
-        folder / "scheduled": (scheduled, scheduled_arms_of(static, gain)),
+        folder / "scheduled": (
+            scheduled,
+            [Arm(SCHEDULED[0], gain, strengths(gain, SCHEDULED_FRACTIONS), loop="open")],
+        ),
+        folder / "loops": (scheduled, loop_arms_of(static, gain)),
     }
     for part, (sidecar, arms) in parts.items():
         for record in texts_of(model, suite, arms, judges, part, sidecar, options, options.samples):

@@ -35,14 +35,14 @@ from edgesteer.evaluate.tables import broken_share, mean
 from edgesteer.plot import save
 
 REFERENCE = "static"
-LOOPS = ("closed", "closed-kick", "closed-static", "kick-static")
-"""The ways of steering that close the loop: the regulator's gains and the static vector, each with two loops."""
+LOOPS = ("closed", "closed-static")
+"""The regulator's gains and the static vector, with a loop whose target moves with the dial."""
 UPPER = ("closed-upper", "closed-static-upper", "static-upper")
 """Two of the loops, and the static vector, at the upper half of the blocks."""
 Rows = NDArray[np.bool_]
-SCHEDULED = ("scheduled", "scheduled-closed", "scheduled-kick", "static-closed")
-"""A gain scheduled by uncertainty at the upper half, without and with loops to a fixed target; the static vector so."""
-REPEATED = (REFERENCE, SCHEDULED[2])
+SCHEDULED = ("scheduled", "scheduled-loop", "static-loop")
+"""A gain scheduled by uncertainty at the upper half, without and with its loop; the static vector with that loop."""
+REPEATED = (REFERENCE, SCHEDULED[1])
 """The ways of steering with several texts a prompt."""
 REPEATED_DRAWS = 2000
 KEYS: tuple[Callable[[Record], Any], ...] = (

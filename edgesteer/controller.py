@@ -37,6 +37,8 @@ Array = NDArray[np.float32]
 LAWS = ("lqr", "a-lqr", "add", "scheduled", "ablate", "pid", "rotate")
 MODES = ("one-sided", "hold", "floor", "ceiling")
 FIXED = "fixed"
+SHORTEST_WAY = 0.25
+"""Least alpha from neutral text to a pole that a fixed target counts with: alpha scatters about as much."""
 UNIT_TOLERANCE = 1e-4
 FADE_IN = 0.25
 """Strength from which `lqr` works at full effort; see Controller.command."""
@@ -62,7 +64,8 @@ class Sensor:
     offset: float
     """probe . (negative class mean), so that alpha is 0 there and 1 at the positive class mean."""
     target: float
-    """Alpha above its neutral value that strength 1 asks the running mean to reach; see reference."""
+    """Alpha above its neutral value that strength 1 asks the running mean to reach; otherwise where reference is fixed.
+    """
     memory_tokens: float
     """Time constant of the running mean, in tokens."""
     push: Array
@@ -78,11 +81,16 @@ class Sensor:
     recovery_tokens: float = 100.0
     """Time constant with which the reserve fills again."""
     reference: str | None = None
-    """`fixed`: the target is the same at every strength, which says only how hard to push; None: it moves with it."""
+    """None: the target moves with the strength. `fixed`: it is a share of the way from neutral text to the pole, the
+    same at every strength, which says only how hard to push."""
 
     def setpoint(self, dial: float) -> float:
         """Return what the running mean is to reach, above neutral. dial: Controller.dial of a strength."""
-        return self.target * (dial if self.reference is None else float(np.sign(dial)))
+        if self.reference is None:
+            return self.target * dial
+        asked = self.target * float(np.sign(dial))
+        neutral = (self.prompt_mean + float(self.position_mean[-1])) / 2
+        return asked * max(SHORTEST_WAY, 1.0 - neutral if asked > 0 else neutral)
 
 
 @dataclass(frozen=True)

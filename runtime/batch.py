@@ -324,7 +324,8 @@ class Batch:
             alpha = self.engine.measured(self._loaded[number])[0][-1]
             known.update((int(at), float(alpha[first + at - start])) for at in words if start <= at < stop)
             if not sequence.prefilling:
-                sequence.loops[number].start(np.array([known[int(at)] for at in words], dtype=np.float32))
+                readings = np.array([known[int(at)] for at in words], dtype=np.float32)
+                sequence.loops[number].start(readings, sequence.request.prompt.continued)
 
 
 def generate_all(

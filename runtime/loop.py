@@ -63,10 +63,10 @@ class SteeringLoop:
         commands[steered] = self.command()
         return commands
 
-    def start(self, prompt_alpha: Array) -> None:
-        """Begin from what the sensor read over the prompt's words."""
+    def start(self, prompt_alpha: Array, continued: bool) -> None:
+        """Begin from what the sensor read over the prompt's words; see Prompt."""
         if isinstance(self._effort, OuterLoop):
-            self._effort.start(prompt_alpha)
+            self._effort.start(prompt_alpha, continued)
 
     def observe(self, before: Array, after: Array, control: Array) -> Reading:
         """Take in what the hook measured at a generated token: (controller's sites,) each."""

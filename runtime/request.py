@@ -52,12 +52,14 @@ class Steering:
 class Prompt:
     """Tokens of a prompt. content: which of them are the user's own words (they start the outer loop's mean).
 
-    generated: which of them the model wrote in an earlier turn.
+    generated: which of them the model wrote in an earlier turn. continued: the text goes on with those words, rather
+    than answering them.
     """
 
     tokens: list[int]
     content: NDArray[np.bool_]
     generated: NDArray[np.bool_]
+    continued: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,13 @@ class Request:
 
 def plain_prompt(model: LlamaModel, text: str) -> Prompt:
     """Return the prompt of a text that the model continues, without a chat template."""
-    tokens = model.tokenize(text)
+    return continued_prompt(model.tokenize(text))
+
+
+def continued_prompt(tokens: list[int]) -> Prompt:
+    """Return the prompt of tokens that the model continues."""
     content = np.arange(len(tokens)) > 0  # the first token reads far from all others, whatever it is
-    return Prompt(tokens, content, np.zeros(len(tokens), dtype=bool))
+    return Prompt(tokens, content, np.zeros(len(tokens), dtype=bool), continued=True)
 
 
 def chat_prompt(model: LlamaModel, messages: Sequence[Message]) -> Prompt:

@@ -81,7 +81,8 @@ def facts(controller: dict[str, Any]) -> dict[str, str]:
     }
     if sensor := controller["sensor"]:
         memory = f"memory {sensor['memory_tokens']:g} tokens"
-        target = f"{'fixed ' if sensor['reference'] else ''}target {sensor['target']:.2f} above neutral"
+        above = "of the way from neutral to the pole" if sensor["reference"] else "above neutral"
+        target = f"target {sensor['target']:.2f} {above}"
         shown["sensor"] = f"block {sensor['block']}, {target}, {memory}"
         fade = f"fades in {sensor['fade_tokens']:g} tokens, returns in {sensor['recovery_tokens']:g}"
         shown["effort"] = f"slope {sensor['slope']:g}, {fade if sensor['fade_tokens'] else 'never fades'}"

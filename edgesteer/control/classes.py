@@ -117,6 +117,13 @@ def alpha_statistics(classes: Classes, neutral: Activations, w: Float, separatio
     return Statistics(*readings(classes.positive), *readings(classes.negative), *readings(neutral), separations)
 
 
+def sensor_block(separations: Array) -> int:
+    """Return the block whose output tells the classes apart best. Not the last one: there llama.cpp computes only the
+    rows that a token is sampled from, so that nothing can be read over a prompt.
+    """
+    return int(np.argmax(separations[:-1] if len(separations) > 1 else separations))
+
+
 def make_sensor(
     classes: Classes,
     neutral: Activations,

@@ -54,8 +54,8 @@ class ControllerOptions:
     blocks: tuple[int, ...] | None = None
     """The steered blocks."""
     target: float | None = None
-    """What strength 1 asks the text to read above neutral, in distances of the classes; by default 1, for scheduled
-    0.6."""
+    """What strength 1 asks the text to read above neutral, in distances of the classes, or, where it is fixed, as a
+    share of the way to the pole; by default 1, for scheduled 0.6."""
     reference: str | None = None
     """Whether that target moves with the dial, or is fixed, so that strength says only how hard to push: dial, but for
     scheduled fixed."""

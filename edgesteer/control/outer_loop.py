@@ -65,20 +65,29 @@ class OuterLoop:
         self.mean = 0.0
         self.intrinsic = 0.0
 
-    def start(self, prompt_alpha: Array) -> None:
+    def start(self, prompt_alpha: Array, continued: bool = False) -> None:
         """Begin from the prompt: its mean alpha above neutral, weighted by min(1, length / memory).
+
         prompt_alpha: (length,) the sensor's readings over the prompt's own words; readings that are NaN are left out.
+        continued: the text goes on with those words, so that the reserve begins no fuller than they need; where it
+        answers them, they are another's.
         """
         readings = prompt_alpha[np.isfinite(prompt_alpha)]
         if len(readings):
             weight = min(1.0, len(readings) / self._sensor.memory_tokens)
             self.mean = weight * (float(readings.mean()) - self._sensor.prompt_mean)
+            if continued and self._sensor.fade_tokens:
+                self.reserve = self._need()
 
     def effort(self) -> float:
+        return self.reserve * self._need()
+
+    def _need(self) -> float:
+        """Return the effort that the running mean asks for, from 0 to 1."""
         if self._reference == 0:
             return 0.0
         shortfall = 1.0 - self.mean / self._reference
-        return self.reserve * min(1.0, max(0.0, self._sensor.slope * shortfall))
+        return min(1.0, max(0.0, self._sensor.slope * shortfall))
 
     def observe(self, alpha: float, control: Array) -> None:
         """Take in one generated token. alpha: the sensor's reading; control: (m,) at the steered blocks."""

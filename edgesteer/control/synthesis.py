@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from edgesteer.concept import ConceptSet
 from edgesteer.control.activations import Activations
 from edgesteer.control.calibration import NeutralTexts, calibrate, steps_of
-from edgesteer.control.classes import FOLDS, Classes, alpha_statistics, held_out_separation, make_sensor, probes
+from edgesteer.control.classes import (
+    FOLDS,
+    Classes,
+    alpha_statistics,
+    held_out_separation,
+    make_sensor,
+    probes,
+    sensor_block,
+)
 from edgesteer.control.laws import (
     ablation_law,
     opposite_sides,
@@ -98,7 +106,7 @@ def analyse_classes(
         probes=w,
         uncertainty=uncertainty,
         statistics=alpha_statistics(classes, neutral, w, separations),
-        sensor=make_sensor(classes, neutral, neutral_prompts, w, int(np.argmax(separations))),
+        sensor=make_sensor(classes, neutral, neutral_prompts, w, sensor_block(separations)),
         linear_model=linear_model,
         jacobian_count=jacobian_count,
     )

@@ -12,12 +12,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from edgesteer.concept import load_neutral
 from edgesteer.errors import EdgeSteerError, EngineError
 from edgesteer.runtime.model import LlamaModel
-from edgesteer.runtime.request import Prompt, Request, Steering
+from edgesteer.runtime.request import Prompt, Request, Steering, continued_prompt
 from edgesteer.runtime.sampling import Sampling
 
 Clock = Callable[[], float]
@@ -247,5 +245,4 @@ class RequestMaker:
 
     def _prompt(self, length: int, number: int) -> Prompt:
         start = number * STRIDE % len(self._text)
-        tokens = list(itertools.islice(itertools.cycle(self._text), start, start + length))
-        return Prompt(tokens, np.arange(length) > 0, np.zeros(length, dtype=bool))
+        return continued_prompt(list(itertools.islice(itertools.cycle(self._text), start, start + length)))

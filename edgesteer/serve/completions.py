@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -19,7 +18,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.types import Receive, Scope, Send
 
 from edgesteer.runtime.json_schema import JSON_OBJECT, json_schema_grammar
-from edgesteer.runtime.request import Prompt, Request, Steering, chat_prompt, plain_prompt
+from edgesteer.runtime.request import Prompt, Request, Steering, chat_prompt, continued_prompt, plain_prompt
 from edgesteer.runtime.sampling import Sampling
 from edgesteer.runtime.sequence import Generation
 from edgesteer.serve.answer import Answer
@@ -118,7 +117,7 @@ def make_prompt(text: str | list[int], service: Service) -> Prompt:
     if unknown:
         last = service.model.n_tokens - 1
         raise ApiError(400, f"the model has tokens 0 to {last}; found {unknown[0]}", param="prompt")
-    return Prompt(text, np.arange(len(text)) > 0, np.zeros(len(text), dtype=bool))
+    return continued_prompt(text)
 
 
 def check_lengths(prompts: Sequence[Prompt], service: Service, param: str) -> None:

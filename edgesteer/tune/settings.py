@@ -181,11 +181,13 @@ def shaped(controller: Controller, profile: NDArray[np.float64]) -> Controller:
 def redialled(controller: Controller, strength: float) -> Controller:
     """Return the controller whose strength 1 is what a strength was, in level and in what the outer loop asks for."""
     sensor = controller.sensor
+    if sensor is not None and sensor.reference is None:
+        sensor = replace(sensor, target=sensor.setpoint(strength))
     return replace(
         controller,
         scale=controller.scale * strength,
         negative_scale=None if controller.negative_scale is None else controller.negative_scale * strength,
-        sensor=None if sensor is None else replace(sensor, target=sensor.setpoint(strength)),
+        sensor=sensor,
     )
 
 

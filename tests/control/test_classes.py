@@ -17,6 +17,7 @@ from edgesteer.control.classes import (
     held_out_separation,
     make_sensor,
     probes,
+    sensor_block,
 )
 from edgesteer.control.observer import separation, shrink_covariance, whitened_probe
 
@@ -100,6 +101,13 @@ def test_spread_of_alpha_is_that_of_the_planted_distribution() -> None:
 
 
 # ---- separation on held-out texts ----
+
+
+@pytest.mark.parametrize(("separations", "block"), [([1, 3, 2, 9], 1), ([1, 1, 1], 0), ([2], 0)])
+def test_the_sensor_is_where_the_classes_separate_best_and_not_in_the_last_block(
+    separations: list[float], block: int
+) -> None:
+    assert sensor_block(np.array(separations, dtype=np.float32)) == block
 
 
 def test_planted_separation_is_found_where_it_is() -> None:

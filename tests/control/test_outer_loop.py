@@ -69,17 +69,36 @@ def test_a_target_below_neutral_lets_go_once_the_text_is_there(sensor: Sensor) -
 
 @pytest.mark.parametrize("strength", [0.25, 1.0, 3.0])
 def test_a_fixed_target_is_the_same_at_every_strength(sensor: Sensor, strength: float) -> None:
-    """A mean of 0.225 leaves 1 - 0.225 / 0.8 of the effort; a text on target is left alone."""
+    """Neutral prompts read 0.25 and neutral text 0: 0.125 on average, so that 0.8 of the way to 1 is 0.7."""
     loop, other = (OuterLoop(replace(sensor, reference="fixed"), sign * strength) for sign in (1, -1))
     for alpha in (1.0, 0.775):  # intrinsic: 0.5, 0.525
         loop.observe(alpha, NO_CONTROL)
         other.observe(alpha, NO_CONTROL)
-    assert loop.effort() == pytest.approx(1 - 0.225 / 0.8)
+    assert loop.effort() == pytest.approx(1 - 0.225 / 0.7)
     assert other.effort() == 1.0
     for _ in range(20):
         loop.observe(0.9, NO_CONTROL)
     assert loop.effort() == 0.0
     assert OuterLoop(replace(sensor, reference="fixed"), 0.0).effort() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("neutral", "target", "setpoint"),
+    [
+        (0.25, 0.8, (0.6, -0.2)),
+        (0.75, 0.8, (0.2, -0.6)),
+        (0.5, -0.8, (-0.4, 0.4)),  # ablate: its positive strengths go the negative way
+        (1.5, 0.8, (0.2, -1.2)),  # neutral text beyond the positive pole: no less than a quarter is asked for
+        (-0.5, 0.8, (1.2, -0.2)),
+    ],
+)
+def test_a_fixed_target_is_a_share_of_the_way_to_the_pole(
+    sensor: Sensor, neutral: float, target: float, setpoint: tuple[float, float]
+) -> None:
+    made = replace(
+        sensor, reference="fixed", target=target, prompt_mean=neutral + 0.125, position_mean=array(9.0, neutral - 0.125)
+    )
+    assert [made.setpoint(dial) for dial in (0.3, -2.0)] == pytest.approx(list(setpoint))
 
 
 def test_own_push_is_not_taken_for_the_concept(sensor: Sensor) -> None:
@@ -103,6 +122,20 @@ def test_short_prompt_counts_by_its_length(sensor: Sensor) -> None:
     loop = OuterLoop(sensor, 1.0)
     loop.start(array(0.75, 0.75))  # 2 of 4 tokens of memory, 0.5 above neutral
     assert loop.mean == pytest.approx(0.25)
+
+
+def test_a_text_that_goes_on_with_its_prompt_begins_with_the_reserve_that_is_missing(sensor: Sensor) -> None:
+    """A prompt whose mean counts 0.25 leaves 1 - 0.25 / 0.8 of the effort; an answer to it has the whole reserve."""
+    reserved = replace(sensor, fade_tokens=4.0)
+    words = array(0.75, 0.75)
+    for continued, reserve in ((True, 1 - 0.25 / 0.8), (False, 1.0)):
+        loop = OuterLoop(reserved, 1.0)
+        loop.start(words, continued)
+        assert loop.reserve == pytest.approx(reserve)
+        assert loop.effort() == pytest.approx(reserve * (1 - 0.25 / 0.8))
+    without = OuterLoop(sensor, 1.0)
+    without.start(words, continued=True)
+    assert without.reserve == 1.0
 
 
 def test_long_prompt_counts_in_full(sensor: Sensor) -> None:
