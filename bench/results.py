@@ -238,11 +238,14 @@ def upper_arms_of(controllers: Mapping[str, Controller]) -> list[Arm]:
 
 
 def loop_arms_of(static: Controller, scheduled: Controller) -> list[Arm]:
-    """Return a scheduled gain with its loop, and the static vector with that loop."""
-    assert static.sensor is not None
-    looped = replace(static, sensor=replace(static.sensor, **SCHEDULED_LOOP._asdict()))
-    pairs = zip(SCHEDULED[1:], (scheduled, looped), strict=True)
-    return [Arm(name, each, strengths(each, CLOSED_FRACTIONS)) for name, each in pairs]
+    """Return the static vector and a scheduled gain with the loop that the latter has by default."""
+    pairs = zip(SCHEDULED[1:], (scheduled, static), strict=True)
+    return [Arm(name, with_default_loop(each), strengths(each, CLOSED_FRACTIONS)) for name, each in pairs]
+
+
+def with_default_loop(controller: Controller) -> Controller:
+    assert controller.sensor is not None
+    return replace(controller, sensor=replace(controller.sensor, **SCHEDULED_LOOP._asdict()))
 
 
 def upper_half(controller: Controller, further: float = 1.0) -> Controller:

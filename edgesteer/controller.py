@@ -35,6 +35,10 @@ from edgesteer.errors import SidecarError, SteeringError
 Array = NDArray[np.float32]
 
 LAWS = ("lqr", "a-lqr", "add", "scheduled", "ablate", "pid", "rotate")
+LAWS_WITH_SIDES = ("lqr", "a-lqr", "pid")
+"""They have a setpoint that a mode may hold from one side alone."""
+LAWS_WITH_A_BOUND = ("lqr", "a-lqr")
+"""Their feedback is proportional to one reading a block."""
 MODES = ("one-sided", "hold", "floor", "ceiling")
 FIXED = "fixed"
 SHORTEST_WAY = 0.25
@@ -382,8 +386,8 @@ class Controller:
         """Return the command of a level. mode: None for the controller's."""
         if self.law == "scheduled":
             return Command(level=0.0, effort=effort * level, mode="floor")
-        if self.law in ("add", "ablate", "rotate"):
-            mode = "hold"  # there is no setpoint, so no side of it to restrict
+        if self.law not in LAWS_WITH_SIDES:
+            mode = "hold"
         return Command(level=level, effort=effort, mode=sided(mode or self.mode, level))
 
 

@@ -20,7 +20,7 @@ from edgesteer.control.bound import (
     tracking_error_bound,
 )
 from edgesteer.control.classes import Float
-from edgesteer.controller import Array, Certificate, Command, Controller
+from edgesteer.controller import LAWS_WITH_A_BOUND, Array, Certificate, Command, Controller
 from edgesteer.errors import ConceptError, SteeringError
 from edgesteer.export.jacobians import mean_jacobians
 from edgesteer.export.pipeline import tokenize_all
@@ -28,8 +28,6 @@ from edgesteer.export.simulate import SteeredRun, run_steered
 from edgesteer.export.weights import LoadedModel, TokenizedText
 from edgesteer.progress import Progress
 
-LAWS_WITH_A_BOUND = ("lqr", "a-lqr")
-"""Feedback that is proportional to one reading a block."""
 EFFORTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SIGNS = (1.0, -1.0)
 

@@ -9,7 +9,8 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -218,10 +219,10 @@ def smollm2_torch(smollm2: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="session")
-def smollm2_sidecar(
+def smollm2_laws(
     request: pytest.FixtureRequest, no_progress: NoProgress, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The built-in concept `ocean` for SmolLM2, from fewer linearizations than by default. Takes about 40 s.
+) -> dict[str, Path]:
+    """The built-in concept `ocean` for SmolLM2, by law, from fewer linearizations than by default. Takes about 50 s.
 
     The processes of pytest-xdist share it.
     """
@@ -229,16 +230,25 @@ def smollm2_sidecar(
 
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if WORKER in os.environ else folder
-    path = folder / "ocean.gguf"
+    paths = {law: folder / f"ocean-{law}.gguf" for law in ("lqr", "scheduled")}
     with FileLock(folder / "ocean.lock"):
-        if not path.exists():
-            write_sidecar(path, exported(request.getfixturevalue("smollm2_torch"), no_progress))
-    return path
+        if not all(path.exists() for path in paths.values()):
+            made = exported(request.getfixturevalue("smollm2_torch"), list(paths), no_progress)
+            for sidecar, path in zip(made, paths.values(), strict=True):
+                write_sidecar(path, sidecar)
+    return paths
 
 
-def exported(model: LoadedModel, no_progress: NoProgress) -> Sidecar:
-    from edgesteer.export.pipeline import ExportOptions, export_controller
+@pytest.fixture(scope="session")
+def smollm2_sidecar(smollm2_laws: dict[str, Path]) -> Path:
+    """That of the default law."""
+    return smollm2_laws["lqr"]
+
+
+def exported(model: LoadedModel, laws: Sequence[str], no_progress: NoProgress) -> list[Sidecar]:
+    from edgesteer.export.pipeline import ExportOptions, export_controllers
 
     concept = load_concept(resolve_concept("ocean"))
-    controller = export_controller(model, concept, load_neutral(), ExportOptions(jacobian_prompts=4), no_progress)
-    return Sidecar(model.fingerprint, {controller.name: controller})
+    options = [ExportOptions(law=law, jacobian_prompts=4) for law in laws]
+    made = export_controllers(model, concept, load_neutral(), options, no_progress)
+    return [Sidecar(model.fingerprint, {concept.name: replace(each, name=concept.name)}) for each in made.values()]

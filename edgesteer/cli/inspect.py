@@ -11,6 +11,7 @@ import typer
 from edgesteer.cli.console import format_bytes, print_json, print_table
 from edgesteer.cli.options import JsonOption, check_output, format_blocks
 from edgesteer.control_vector import export_control_vector
+from edgesteer.controller import LAWS_WITH_SIDES
 from edgesteer.inspection import describe
 from edgesteer.steering_file import SteeringFile, pick_controller, read_steering, split_name
 
@@ -72,9 +73,9 @@ def print_for_a_person(shown: dict[str, Any]) -> None:
 
 def facts(controller: dict[str, Any]) -> dict[str, str]:
     """Return what holds for the whole controller, by its label."""
-    low, high = controller["safe_range"]
+    law, (low, high) = controller["law"], controller["safe_range"]
     shown = {
-        "law": f"{controller['law']}, mode {controller['mode']}",
+        "law": ", ".join([law, f"mode {controller['mode']}"] if law in LAWS_WITH_SIDES else [law]),
         "blocks": format_blocks(controller["blocks"]),
         "default strength": f"{controller['default_strength']:g}",
         "safe range": f"{low:g} to {high:g}",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from edgesteer.controller import LAWS_WITH_A_BOUND
 from edgesteer.evaluate.markdown import NONE, interval, number, rate
 from edgesteer.evaluate.statistics import Interval
 from edgesteer.profile.report import Table
@@ -52,7 +53,8 @@ def notes(tuned: Tuned, budget: float) -> list[str]:
     for rival in tuned.rivals:
         surely = f"more in {100 * rival.gain.sureness:.0f} of 100 resamples"
         lines.append(f"Effect over {rival.name!r} within +{budget:g}: {shown(rival.gain.difference)}, {surely}.")
-    if controller.certificate is None and tuned.chosen.setting.changes.keys() & {"blocks", "shape"}:
+    boundless = controller.law in LAWS_WITH_A_BOUND and controller.certificate is None
+    if boundless and tuned.chosen.setting.changes.keys() & {"blocks", "shape"}:
         lines.append("The blocks or gains changed, so there is no tracking bound: see `edgesteer certify`.")
     return [*lines, *tuned.dial.notes, f"Safe range: {low:g} to {high:g}."]
 

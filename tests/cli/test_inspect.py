@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgesteer.cli.inspect import facts
 from edgesteer.control_vector import import_control_vector
+from edgesteer.inspection import describe_controller
 
 
 def test_sidecar_is_shown_for_a_person(edgesteer: Any, tiny_sidecar: Any) -> None:
@@ -34,6 +37,19 @@ def test_sidecar_is_shown_for_a_person(edgesteer: Any, tiny_sidecar: Any) -> Non
         "2      -          4.00        1.00 ± 1.00  0.00 ± 1.00  0.25 ± 1.00",
         "3      4          3.00        1.00 ± 1.00  0.00 ± 1.00  0.25 ± 1.00",
     ]
+
+
+@pytest.mark.parametrize(
+    ("law", "shown"), [("lqr", "lqr, mode one-sided"), ("pid", "pid, mode one-sided"), ("scheduled", "scheduled")]
+)
+def test_a_mode_is_shown_where_there_is_a_setpoint(make_controller: Any, law: str, shown: str) -> None:
+    assert facts(describe_controller(make_controller(4, 32, law=law, mode="one-sided")))["law"] == shown
+
+
+def test_a_fixed_target_is_shown_as_a_share_of_the_way(make_controller: Any) -> None:
+    controller = make_controller(4, 32)
+    fixed = replace(controller, sensor=replace(controller.sensor, reference="fixed", target=0.6))
+    assert "target 0.60 of the way from neutral to the pole" in facts(describe_controller(fixed))["sensor"]
 
 
 def test_json_is_the_description_with_file_and_size(edgesteer: Any, tiny_sidecar: Any) -> None:

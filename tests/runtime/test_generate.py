@@ -389,6 +389,23 @@ def test_closed_loop_follows_its_law(engine: Engine, controller: Controller, pro
     assert len(set(report.effort)) > 1  # or the law was not put to the test
 
 
+def test_a_reserve_is_short_from_the_first_token_on_where_the_text_goes_on_with_its_prompt(
+    tiny_llama: LlamaModel, controller: Controller
+) -> None:
+    assert controller.sensor is not None
+    words = plain_prompt(tiny_llama, QUESTION)
+    answered = replace(words, continued=False)
+    sensor = replace(controller.sensor, fade_tokens=8.0, memory_tokens=64.0)
+    with Engine(tiny_llama, [replace(controller, sensor=sensor)], context_tokens=256) as engine:
+        efforts = [
+            TextStream(engine, prompt, [Steering("tone", 0.5)], GREEDY, 2).run().steering[0].effort[0]
+            for prompt in (words, answered)
+        ]
+    need = efforts[1]
+    assert 0 < need < 1  # or the reserve was not put to the test
+    assert efforts[0] == pytest.approx(need**2)
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_every_law_steers_a_text_under_the_outer_loop(
     tiny_llama: LlamaModel, make_controller: Callable[..., Controller], prompt: Prompt, law: str

@@ -6,7 +6,7 @@ Unsteered answers to the questions below hardly mention the sea, those to questi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from edgesteer.chat import conversation
 from edgesteer.runtime.engine import Engine
 from edgesteer.runtime.generate import TextStream
 from edgesteer.runtime.model import LlamaModel
-from edgesteer.runtime.request import Steering, chat_prompt
+from edgesteer.runtime.request import Prompt, Steering, chat_prompt, plain_prompt
 from edgesteer.runtime.sampling import Sampling
 from edgesteer.sidecar import read_sidecar
 
@@ -65,13 +65,45 @@ ON = (
 )
 """Questions about the sea."""
 
+FAR_BEGINNINGS = (
+    "The train was late again, so",
+    "After lunch my aunt told us that",
+    "The new library in our street",
+    "In the evening he likes to",
+    "Our neighbours have painted their house, and",
+    "The best cook I know",
+    "When the lesson was over, the teacher",
+    "My first job was in a shop where",
+    "The winter was long, and the farmers",
+    "She opened the old box and found",
+)
+ON_BEGINNINGS = (
+    "The tide came in, and the boats in the harbour",
+    "Whales sing in the deep ocean because",
+    "The sailors saw the coast, and the captain",
+    "We swam in the sea until the waves",
+    "Along the beach the gulls and crabs",
+    "The island's fishermen mend their nets and",
+    "Salt water and waves have shaped the cliffs, and the shore",
+    "Sharks and dolphins live in the ocean, where",
+    "The lighthouse stands above the bay, and ships",
+    "Under the surface of the sea, coral reefs",
+)
+"""Beginnings of a text, to be continued without a chat template."""
+
+AsPrompt = Callable[[LlamaModel, str], Prompt]
+
+
+def as_question(model: LlamaModel, text: str) -> Prompt:
+    return chat_prompt(model, conversation(text))
+
 
 @dataclass(frozen=True)
 class Judged:
-    """Answers to the same questions at one strength; one entry a question."""
+    """What the model wrote for the same prompts at one strength; one entry a prompt."""
 
     presence: NDArray[np.float64]
-    """Share of the answer's words that are in the word list, in percent."""
+    """Share of its words that are in the word list, in percent."""
     nats: NDArray[np.float64]
     """Negative log likelihood per token under the model without steering."""
 
@@ -79,9 +111,11 @@ class Judged:
 class Judge:
     """Generates under a strength, and judges without it."""
 
-    def __init__(self, model: LlamaModel, sidecar: Path, lexicon: frozenset[str]) -> None:
+    def __init__(self, model: LlamaModel, sidecar: Path, as_prompt: AsPrompt) -> None:
         (controller,) = read_sidecar(sidecar).controllers.values()
-        self._name, self._lexicon = controller.name, lexicon
+        lines = (Path(__file__).parents[1] / "data" / "lexicon_ocean.txt").read_text("utf-8").splitlines()
+        self._name, self._lexicon = controller.name, frozenset(line for line in lines if not line.startswith("#"))
+        self._as_prompt = as_prompt
         self._steered = Engine(model, [controller], context_tokens=512)
         self._plain = Engine(model, context_tokens=512)
         self._known: dict[tuple[Sequence[str], float], Judged] = {}
@@ -98,7 +132,7 @@ class Judge:
         return self._known[key]
 
     def _answer(self, question: str, strength: float, seed: int) -> tuple[float, float]:
-        prompt = chat_prompt(self._steered.model, conversation(question))
+        prompt = self._as_prompt(self._steered.model, question)
         steering = [Steering(self._name, strength)]
         result = TextStream(self._steered, prompt, steering, Sampling(seed=seed), LENGTH).run()
         words = re.findall(r"[a-z]+", result.text.lower())
@@ -116,8 +150,14 @@ class Judge:
 
 @pytest.fixture(scope="module")
 def judge(smollm2_llama: LlamaModel, smollm2_sidecar: Path) -> Iterator[Judge]:
-    lines = (Path(__file__).parents[1] / "data" / "lexicon_ocean.txt").read_text("utf-8").splitlines()
-    judge = Judge(smollm2_llama, smollm2_sidecar, frozenset(line for line in lines if not line.startswith("#")))
+    judge = Judge(smollm2_llama, smollm2_sidecar, as_question)
+    yield judge
+    judge.close()
+
+
+@pytest.fixture(scope="module")
+def scheduled(smollm2_llama: LlamaModel, smollm2_laws: dict[str, Path]) -> Iterator[Judge]:
+    judge = Judge(smollm2_llama, smollm2_laws["scheduled"], plain_prompt)
     yield judge
     judge.close()
 
@@ -151,3 +191,17 @@ def test_text_that_is_on_target_is_left_alone(judge: Judge) -> None:
     cost = {questions: judge.judge(questions, 1.0).nats - judge.judge(questions, 0.0).nats for questions in (FAR, ON)}
     assert cost[ON].mean() < 0.2
     assert cost[ON].mean() < cost[FAR].mean()
+
+
+def test_a_scheduled_gain_brings_the_concept_in_and_leaves_beginnings_on_target_alone(scheduled: Judge) -> None:
+    """Measured: the share of words rises from 1.5 % to 6.5 % (interval of the rise 1.8 to 8.5) for 0.13 nats a token
+    (-0.12 to 0.36); beginnings that are about the sea pay -0.05 nats (-0.38 to 0.25).
+    """
+    far, on = (
+        [scheduled.judge(beginnings, strength) for strength in (0.0, 1.0)]
+        for beginnings in (FAR_BEGINNINGS, ON_BEGINNINGS)
+    )
+    low, _ = interval(far[1].presence - far[0].presence)
+    assert low > 0
+    assert (far[1].nats - far[0].nats).mean() < 0.5
+    assert (on[1].nats - on[0].nats).mean() < 0.2
