@@ -196,6 +196,8 @@ LIMITS = """\
   the upper half of the blocks and a decay over ten tokens it explains 1.7 times as much of the score at equal cost as
   the static vector does, averaged over four concepts, and no other gate, decay or range of blocks explained more. That
   is 0.6 of the cost, about what the loop has: half would take another direction, not another gain.
+- *Not tried*: trajectories linearized again under steering, probes fitted on generated text, a budget for the push of
+  each block, directions or gains trained under steering.
 - *The reserve*: a push that ends cannot take a topic out of a prompt that keeps bringing it back (`--fade-tokens 0` has
   none). `edgesteer tune` chooses between the forms for a model and concept."""
 

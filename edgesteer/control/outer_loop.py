@@ -51,10 +51,10 @@ class Decay:
 class OuterLoop:
     """Feedback on a running mean m of the intrinsic alpha: effort b * clip(slope * (reference - m) / reference, 0, 1).
 
-    b is the reserve: full at first, b += (1 - b) / recovery_tokens - effort / fade_tokens at each token.
-    sensor: the calibrated sensor. strength: the dial; reference = strength * sensor.target, so that half the strength
-    asks for half the level, and a negative one for the same on the other side. Where it is fixed, it is
-    sensor.target at every strength: what is on target by itself is left alone, however far the dial is turned.
+    b is the reserve: full, unless start() says otherwise; b += (1 - b) / recovery_tokens - effort / fade_tokens at each
+    token. sensor: the calibrated sensor. strength: the dial; reference = strength * sensor.target, so that half the
+    strength asks for half the level, and a negative one for the same on the other side. Where it is fixed, it is the
+    same at every strength (Sensor.setpoint): what is on target by itself is left alone, however far the dial is turned.
     """
 
     def __init__(self, sensor: Sensor, strength: float) -> None:
