@@ -34,7 +34,7 @@ docs: .venv/dev.stamp
 bench: .venv/dev.stamp
 	@for claim in decode prefill first_token memory export batch serve llama_bench; do $(BIN)/python bench/$$claim.py || exit 1; done
 
-# DATA is a folder of labelled texts for the judges; see bench/results.py. Takes about four hours.
+# DATA is a folder of labelled texts for the judges; see bench/results.py. Takes an estimated four hours.
 results: .venv/dev.stamp
 	$(BIN)/python bench/results.py --data "$(DATA)"
 

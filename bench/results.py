@@ -2,7 +2,7 @@
 
 Judges are fitted on labelled data that is not part of the project (--data); sidecars are exported, and texts generated
 with the same prompts and seeds for all arms. What is there already in the work folder is not made again, so that a run
-that was broken off goes on. Takes about four hours on two cores (its parts were timed apart).
+that was broken off goes on. Takes an estimated four hours on two cores.
 """
 
 from __future__ import annotations
