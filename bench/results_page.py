@@ -131,6 +131,8 @@ the unsteered texts of the same prompts and seeds.
 - *static*: the difference of the class means added at every block; *static-middle*: at the middle third;
   *static-upper*: at the upper half; *decay*: the static vector with an effort that falls off over tokens; *pca*:
   repeng's directions.
+- *system-prompt*: a system prompt that asks for the concept, on SmolLM2 alone (this Gemma has no chat template); it has
+  no dial, so that it is in the last table of a model and not in the averages.
 - *closed*: `lqr` with the outer loop; *closed-static*: the static vector with it; *closed-upper*,
   *closed-static-upper*: the same at the upper half. The targets of these loops move with the dial.
 - *scheduled*: the static vector at the upper half with a gain that follows how undecided the next token is
